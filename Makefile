@@ -1,0 +1,53 @@
+# Tollbar. `make run` answers a first request; `make test` is what CI runs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+.PHONY: run test unit sdk bench loadtest fmt lint doc tools clean
+
+## run: from a fresh clone to an answered request, with no key and no network
+run: tools
+	$(CARGO) run --profile $(or $(PROFILE),dev) --bin tollbar -- demo
+
+## test: everything that must hold, as CI runs it
+test: tools lint doc unit sdk
+
+unit: tools
+	$(CARGO) test --workspace
+
+## sdk: the official SDKs against the real binary
+sdk: tools $(VENV)/.ready
+	$(CARGO) build --workspace --bins
+	$(PYTHON) -m pytest -q tests/sdk
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc: tools
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+bench: tools
+	$(CARGO) bench
+
+loadtest: tools
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) run --release --package tollbar-loadtest --bin loadtest
+
+fmt:
+	$(CARGO) fmt --all
+
+## tools: what the build needs besides Rust and a C compiler, installed where it is missing
+tools:
+	@./build/tools.sh
+
+$(VENV)/.ready: tests/sdk/requirements.txt
+	@./build/venv.sh $(VENV) tests/sdk/requirements.txt
+	@touch $@
+
+clean:
+	$(CARGO) clean
+	rm -rf $(VENV)

@@ -1,0 +1,177 @@
+//! The admin listener: health and metrics for all, the rest for the admin token.
+
+use crate::config::snapshot::Snapshot;
+use crate::reload::Outcome;
+use crate::state::Gateway;
+use async_trait::async_trait;
+use http::{Method, Response};
+use pingora_core::apps::http_app::ServeHttp;
+use pingora_core::protocols::http::ServerSession;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// Answers admin requests.
+pub struct AdminApi {
+    gateway: Arc<Gateway>,
+}
+
+impl AdminApi {
+    /// Over this state.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        AdminApi { gateway }
+    }
+
+    async fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
+        let header = session.req_header();
+        let path = header.uri.path().to_owned();
+        let get = header.method == Method::GET || header.method == Method::HEAD;
+        match path.as_str() {
+            "/healthz" if get => return json_answer(200, &json!({"status": "ok"})),
+            "/readyz" if get => return self.ready(),
+            "/metrics" if get => return self.metrics(),
+            _ => {}
+        }
+        if let Err(refusal) = self.authorize(session) {
+            return refusal;
+        }
+        match (&header.method, path.as_str()) {
+            (&Method::GET, "/status") => json_answer(200, &self.status()),
+            (&Method::POST, "/reload") => self.reload().await,
+            (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload") => {
+                error(405, "method_not_allowed", "this path takes another method")
+            }
+            _ => error(404, "unknown_path", "there is nothing at this path"),
+        }
+    }
+
+    fn ready(&self) -> Response<Vec<u8>> {
+        if self.gateway.is_draining() {
+            json_answer(503, &json!({"status": "draining"}))
+        } else {
+            json_answer(200, &json!({"status": "ready"}))
+        }
+    }
+
+    fn metrics(&self) -> Response<Vec<u8>> {
+        let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
+        self.gateway.metrics.buffered_bytes.set(buffered);
+        let body = self.gateway.metrics.render();
+        build(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    }
+
+    /// The admin token, compared in constant time. No configured token opens nothing.
+    fn authorize(&self, session: &ServerSession) -> Result<(), Response<Vec<u8>>> {
+        let snapshot = self.gateway.live.peek();
+        let Some(token) = &snapshot.admin.token else {
+            return Err(error(403, "admin_disabled", "set `admin.token` in the configuration to use this"));
+        };
+        let given = session.req_header().headers.get("authorization");
+        let given = given.and_then(|value| value.to_str().ok()).unwrap_or("");
+        let given = given.strip_prefix("Bearer ").unwrap_or("");
+        if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
+            return Ok(());
+        }
+        if snapshot.keys.lookup(given).is_some() {
+            return Err(error(403, "not_admin", "a virtual key opens nothing here"));
+        }
+        Err(error(401, "invalid_admin_token", "send `Authorization: Bearer` with the admin token"))
+    }
+
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let gateway = self.gateway.clone();
+        // Loading reads files: not on a worker thread.
+        match tokio::task::spawn_blocking(move || gateway.reload()).await {
+            Ok(Ok(generation)) => json_answer(200, &json!({"generation": generation})),
+            Ok(Err(problems)) => json_answer(400, &json!({
+                "error": {
+                    "code": "invalid_configuration",
+                    "message": "the old configuration stays in force",
+                    "problems": problems,
+                }
+            })),
+            Err(_) => error(500, "internal_error", "the reload failed; the old configuration stays"),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let gateway = &self.gateway;
+        let snapshot = gateway.live.peek();
+        let Outcome { problems, warnings } = gateway.live.last();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": snapshot.generation,
+            "config_hash": snapshot.hash,
+            "uptime_seconds": gateway.started.elapsed().as_secs(),
+            "draining": gateway.is_draining(),
+            "requests_running": gateway.running.count(),
+            "buffered_bytes": gateway.bodies.used(),
+            "last_reload_problems": problems,
+            "warnings": warnings,
+            "providers": providers(&snapshot),
+            "targets": targets(gateway, &snapshot),
+        })
+    }
+}
+
+fn providers(snapshot: &Snapshot) -> Value {
+    let mut rows: Vec<_> = snapshot.providers.values().collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    rows.iter()
+        .map(|provider| {
+            json!({
+                "name": provider.name,
+                "dialect": provider.dialect.as_str(),
+                "credential": provider.api_key.as_ref().map(|key| key.fingerprint()),
+            })
+        })
+        .collect()
+}
+
+fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
+    let mut rows = Vec::new();
+    let mut models: Vec<_> = snapshot.models.values().collect();
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    for model in models {
+        for target in &model.targets {
+            let labels = [target.provider.as_str(), target.model.as_str()];
+            rows.push(json!({
+                "model": model.name,
+                "target": target.id,
+                "weight": target.weight,
+                "in_flight": gateway.metrics.inflight.with_label_values(&labels).get(),
+            }));
+        }
+    }
+    rows.into()
+}
+
+fn json_answer(status: u16, body: &Value) -> Response<Vec<u8>> {
+    build(status, "application/json", body.to_string().into_bytes())
+}
+
+fn error(status: u16, code: &str, message: &str) -> Response<Vec<u8>> {
+    json_answer(status, &json!({"error": {"code": code, "message": message}}))
+}
+
+fn build(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    let length = http::HeaderValue::from(answer.body().len());
+    answer.headers_mut().insert("content-length", length);
+    if let Ok(value) = http::HeaderValue::from_str(content_type) {
+        answer.headers_mut().insert("content-type", value);
+    }
+    answer
+}
+
+#[async_trait]
+impl ServeHttp for AdminApi {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let answer = self.answer(session).await;
+        // Bodies are ignored here so far: read what came, so that the connection stays usable.
+        session.set_total_drain_timeout(Some(std::time::Duration::from_secs(1)));
+        let _ = session.drain_request_body().await;
+        answer
+    }
+}

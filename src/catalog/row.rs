@@ -1,0 +1,148 @@
+//! One line of `conf/catalog.jsonl`.
+
+use super::decimal;
+use super::price::{Price, Rates, Step};
+use super::ModelCard;
+use crate::units::NanoUsd;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Numbers by kind, as text: a float would lose digits.
+type Kinds<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+#[derive(Deserialize)]
+struct Row<'a> {
+    p: String,
+    id: String,
+    mode: String,
+    #[serde(rename = "in")]
+    max_input: Option<u64>,
+    #[serde(rename = "out")]
+    max_output: Option<u64>,
+    win: Option<u64>,
+    dep: Option<chrono_date::Date>,
+    #[serde(default)]
+    free: bool,
+    #[serde(borrow, default)]
+    usd: Kinds<'a>,
+    #[serde(borrow, default)]
+    above: BTreeMap<Cow<'a, str>, Kinds<'a>>,
+    #[serde(borrow, default)]
+    unit: Kinds<'a>,
+}
+
+/// chrono is built without serde: a date is read from its text.
+mod chrono_date {
+    use serde::{Deserialize, Deserializer};
+
+    pub struct Date(pub chrono::NaiveDate);
+
+    impl<'de> Deserialize<'de> for Date {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(from)?;
+            text.parse().map(Date).map_err(serde::de::Error::custom)
+        }
+    }
+}
+
+/// The version in the first line.
+pub(super) fn version(line: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct First {
+        version: String,
+    }
+    serde_json::from_str::<First>(line).ok().map(|f| f.version)
+}
+
+/// The card of one line; `None` for a line that is not one (a test parses them all).
+pub(super) fn parse(line: &str, version: &Arc<str>) -> Option<ModelCard> {
+    let row: Row<'_> = serde_json::from_str(line).ok()?;
+    let price = price(&row, version)?;
+    Some(ModelCard {
+        id: row.id,
+        provider: row.p,
+        mode: row.mode,
+        max_input_tokens: row.max_input,
+        max_output_tokens: row.max_output,
+        context_window: row.win,
+        deprecation: row.dep.map(|d| d.0),
+        price,
+    })
+}
+
+/// A thousand server-side searches are $10 at the providers that report them.
+const SEARCH: NanoUsd = NanoUsd(10_000_000);
+
+fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
+    let base = rates(&row.usd, "")?;
+    let service = |prefix: &str| {
+        let any = row.usd.keys().any(|kind| kind.starts_with(prefix));
+        any.then(|| rates(&row.usd, prefix)).flatten()
+    };
+    let mut steps = Vec::new();
+    for (above, kinds) in &row.above {
+        steps.push(Step {
+            above_input_tokens: above.parse().ok()?,
+            rates: rates(kinds, "")?,
+        });
+    }
+    Some(Price {
+        input: base.input,
+        output: base.output,
+        cached_input: base.cached_input,
+        cache_write: base.cache_write,
+        cache_write_1h: base.cache_write_1h,
+        reasoning: base.reasoning,
+        audio_input: base.audio_input,
+        audio_output: base.audio_output,
+        cached_audio_input: base.cached_audio_input,
+        per_request: each(&row.unit, "request")?,
+        per_image: each(&row.unit, "image")?,
+        per_second: each(&row.unit, "second")?,
+        per_character: each(&row.unit, "character")?,
+        per_search: matches!(row.p.as_str(), "openai" | "anthropic" | "azure").then_some(SEARCH),
+        steps,
+        flex: service("flex_"),
+        priority: service("priority_"),
+        free: row.free,
+        version: Arc::clone(version),
+    })
+}
+
+/// The kinds that begin with `prefix`; `None` if one of them is not a number. A service tier
+/// that lists only one of input and output has the list price for the other.
+fn rates(kinds: &Kinds<'_>, prefix: &str) -> Option<Rates> {
+    let get = |kind: &str| -> Option<Option<u64>> {
+        match kinds.get(format!("{prefix}{kind}").as_str()) {
+            Some(raw) => decimal::rounded_up(raw.get(), 6).ok().map(Some),
+            None => Some(None),
+        }
+    };
+    let plain = |kind: &str| -> Option<u64> {
+        match kinds.get(kind) {
+            Some(raw) => decimal::rounded_up(raw.get(), 6).ok(),
+            None => Some(0),
+        }
+    };
+    Some(Rates {
+        input: get("input")?.map_or_else(|| plain("input"), Some)?,
+        output: get("output")?.map_or_else(|| plain("output"), Some)?,
+        cached_input: get("cached_input")?,
+        cache_write: get("cache_write")?,
+        cache_write_1h: get("cache_write_1h")?,
+        reasoning: get("reasoning")?,
+        audio_input: get("audio_input")?,
+        audio_output: get("audio_output")?,
+        cached_audio_input: get("cached_audio_input")?,
+    })
+}
+
+fn each(units: &Kinds<'_>, name: &str) -> Option<Option<NanoUsd>> {
+    match units.get(name) {
+        Some(raw) => decimal::rounded_up(raw.get(), 9).ok().map(|n| Some(NanoUsd(n))),
+        None => Some(None),
+    }
+}

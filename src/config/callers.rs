@@ -1,0 +1,184 @@
+//! Virtual keys.
+
+use super::file::{self, File};
+use super::problem::Report;
+use super::read::At;
+use super::resolve::{missing, scope};
+use super::snapshot::{Model, Scope};
+use super::suggest::{self, shown};
+use super::text::Texts;
+use crate::keys::{Allow, Caller};
+use chrono::{DateTime, Utc};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What keys refer to.
+pub(crate) struct Around<'a> {
+    pub file: &'a File,
+    pub models: &'a HashMap<String, Arc<Model>>,
+    pub teams: &'a HashMap<String, Arc<Scope>>,
+    pub users: &'a HashMap<String, Arc<Scope>>,
+    pub global: &'a Scope,
+}
+
+pub(crate) fn resolve(
+    around: &Around<'_>,
+    texts: Texts<'_>,
+    report: &mut Report,
+) -> Vec<At<Arc<Caller>>> {
+    let mut out: Vec<At<Arc<Caller>>> = Vec::new();
+    let mut lines: HashMap<String, Option<usize>> = HashMap::new();
+    for written in around.file.keys.iter().flatten() {
+        if let Some(id) = &written.id
+            && let Some(first) = lines.insert(id.value.clone(), id.place.line)
+        {
+            let line = first.unwrap_or(0);
+            let message = format!("duplicate id `{}`, first on line {line}", shown(&id.value));
+            report.problem(&id.place, message, "Give each key its own id");
+        }
+        let Some(caller) = key(written, around, texts, report) else { continue };
+        let place = written.place.clone();
+        if let Some(other) = out.iter().find(|other| other.value.hash == caller.hash) {
+            let message = format!("the same hash as key `{}`", shown(&other.value.id));
+            report.problem(&place.key("hash"), message, "Make another key with `tollbar keygen`");
+        }
+        out.push(At { value: Arc::new(caller), place });
+    }
+    out
+}
+
+fn key(
+    written: &file::Key,
+    around: &Around<'_>,
+    texts: Texts<'_>,
+    report: &mut Report,
+) -> Option<Caller> {
+    let place = &written.place;
+    required(written, report);
+    let hash = written.hash.as_ref().and_then(|raw| hash(raw, texts, report));
+    let scope = scope(written.limits.as_ref(), written.budgets.as_deref(), report);
+    let models = written.models.as_ref().map(|listed| models(listed, around, report));
+    let team = written.team.as_ref().map(|raw| team(raw, around, report));
+    let expires = written.expires.as_ref().and_then(|raw| expires(raw, texts, report));
+    let caller = Caller {
+        id: written.id.as_ref().map(|id| id.value.clone()).unwrap_or_default(),
+        hash: hash.unwrap_or_default(),
+        team,
+        user: written.user.as_ref().map(|user| user.value.clone()),
+        models: models.unwrap_or_default(),
+        scope,
+        unlimited: written.unlimited.unwrap_or(false),
+        expires,
+        metadata: written.metadata.as_ref().map(|m| m.0.clone()).unwrap_or_default(),
+        low_budget: written.low_budget.unwrap_or_default(),
+    };
+    if !caller.unlimited && !written.has("budgets") && !covered(&caller, around) {
+        let fix = "Write `budgets: [ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
+        report.problem(place, "no budget covers this key: nothing of its own, its user's, its team's or global", fix);
+    }
+    if !caller.unlimited && written.budgets.as_ref().is_some_and(Vec::is_empty) && !covered(&caller, around) {
+        let fix = "Write `[ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
+        report.problem(&place.key("budgets"), "the list is empty: no budget covers this key", fix);
+    }
+    (written.id.is_some() && hash.is_some()).then_some(caller)
+}
+
+fn required(written: &file::Key, report: &mut Report) {
+    let place = &written.place;
+    if let Some(plain) = &written.key {
+        let fix = "Remove it and write `hash:` as `tollbar keygen` prints it; a key that stood in a file should be replaced";
+        report.problem(&plain.place, "a key in plain text", fix);
+    } else if !written.has("hash") {
+        missing(place, "hash", "Make a key with `tollbar keygen`, which prints this line", report);
+    }
+    if !written.has("id") {
+        missing(place, "id", "Write a name for it: `id: web-prod`", report);
+    }
+    if !written.has("models") {
+        missing(place, "models", "Write `models: [\"*\"]` for all, or the names it may use", report);
+    }
+}
+
+/// `sha256:` and 64 hex digits. What else stands there is not repeated: it may be a key.
+fn hash(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<[u8; 32]> {
+    let text = texts.text(raw, report)?;
+    let mut out = [0; 32];
+    let decoded = text
+        .strip_prefix("sha256:")
+        .is_some_and(|digits| hex::decode_to_slice(digits, &mut out).is_ok());
+    if !decoded {
+        let fix = "Write `sha256:` and 64 hex digits, as `tollbar keygen` prints them";
+        let message = match text.starts_with("sha256:") {
+            true => "not 64 hex digits after `sha256:`",
+            false => "not a hash",
+        };
+        report.problem(&raw.place, message, fix);
+    }
+    decoded.then_some(out)
+}
+
+fn models(listed: &At<Vec<At<String>>>, around: &Around<'_>, report: &mut Report) -> Allow {
+    if listed.value.is_empty() {
+        let fix = "Write `[\"*\"]` for all, or the names it may use";
+        report.problem(&listed.place, "the list is empty: the key could use nothing", fix);
+    }
+    let written = around.file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
+    let names = || written.iter().map(|(name, _)| name.as_str());
+    let providers = around.file.providers.as_ref().map(|p| p.0.as_slice()).unwrap_or_default();
+    for pattern in &listed.value {
+        let text = pattern.value.as_str();
+        // `provider/model` is what passthrough asks for; those need not be configured.
+        let passthrough = text
+            .split_once('/')
+            .is_some_and(|(name, _)| providers.iter().any(|(known, _)| known == name));
+        let one = Allow::new([text]);
+        if passthrough || names().any(|name| one.allows(name)) {
+            continue;
+        }
+        if text.contains('*') {
+            let message = format!("`{}` matches no model", shown(text));
+            report.warning(&pattern.place, message, "Write a name or a glob of configured models");
+        } else {
+            let fix = suggest::fix(text, names().collect::<Vec<_>>());
+            report.problem(&pattern.place, format!("unknown model `{}`", shown(text)), fix);
+        }
+    }
+    Allow::new(listed.value.iter().map(|pattern| pattern.value.as_str()))
+}
+
+fn team(raw: &At<String>, around: &Around<'_>, report: &mut Report) -> String {
+    let written = around.file.teams.as_ref().map(|t| t.0.as_slice()).unwrap_or_default();
+    if !written.iter().any(|(name, _)| *name == raw.value) {
+        let names = written.iter().map(|(name, _)| name.as_str());
+        let fix = match suggest::nearest(&raw.value, names) {
+            Some(near) => format!("Did you mean `{near}`?"),
+            None => format!("Write `teams: {{ {}: {{ budgets: [ … ] }} }}`", shown(&raw.value)),
+        };
+        report.problem(&raw.place, format!("unknown team `{}`", shown(&raw.value)), fix);
+    }
+    raw.value.clone()
+}
+
+fn expires(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<DateTime<Utc>> {
+    let text = texts.text(raw, report)?;
+    let Ok(instant) = DateTime::parse_from_rfc3339(&text) else {
+        let message = format!("expected a date and time, found `{}`", shown(&raw.value));
+        report.problem(&raw.place, message, "Write one like 2027-06-30T00:00:00Z");
+        return None;
+    };
+    let instant = instant.with_timezone(&Utc);
+    if instant <= texts.env.now() {
+        let fix = "Remove the key, or move the date";
+        report.warning(&raw.place, "this key has expired", fix);
+    }
+    Some(instant)
+}
+
+/// Whether any budget bounds what the key can spend.
+fn covered(caller: &Caller, around: &Around<'_>) -> bool {
+    let has = |scope: Option<&Arc<Scope>>| scope.is_some_and(|s| !s.budgets.is_empty());
+    !caller.scope.budgets.is_empty()
+        || has(caller.team.as_ref().and_then(|name| around.teams.get(name)))
+        || has(caller.user.as_ref().and_then(|name| around.users.get(name)))
+        || !around.global.budgets.is_empty()
+}

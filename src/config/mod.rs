@@ -1,0 +1,158 @@
+//! The configuration file: read strictly, checked completely, resolved into a [`Snapshot`].
+//!
+//! # Layout
+//! - `yaml`: text to a tree with lines
+//! - `read`, `file`: the tree to the file as it is written, every key in one place
+//! - `text`: variables and secrets
+//! - `resolve` and below: the file to a [`Snapshot`], with the rules of the contract
+//! - `plan`: the order in which targets are tried
+
+mod callers;
+mod check;
+mod file;
+mod models;
+mod plan;
+mod prices;
+mod problem;
+mod providers;
+mod read;
+mod resolve;
+pub mod snapshot;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod text;
+mod yaml;
+
+pub use plan::{candidates, plan};
+pub use problem::{Invalid, Problem};
+pub use snapshot::Snapshot;
+pub use suggest::nearest;
+
+use chrono::{DateTime, Utc};
+use problem::{Place, Report};
+use read::Read;
+use std::path::{Path, PathBuf};
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub snapshot: Snapshot,
+    /// What its author may not have meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Everything outside the file that a configuration depends on.
+pub trait Environment {
+    /// An environment variable. `None`: not set, or not UTF-8.
+    fn var(&self, name: &str) -> Option<String>;
+
+    /// The text of a file.
+    fn read(&self, path: &Path) -> std::io::Result<String>;
+
+    /// The time by which keys expire and models retire.
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
+
+/// The real one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+}
+
+/// Reads, checks and resolves a file.
+pub fn load(path: &Path, env: &dyn Environment, generation: u64) -> Result<Loaded, Invalid> {
+    let source = path.display().to_string();
+    match env.read(path) {
+        Ok(text) => {
+            let dir = path.parent().unwrap_or(Path::new(""));
+            load_text(&text, &source, dir, env, generation)
+        }
+        Err(why) => Err(Invalid {
+            source,
+            problems: vec![Problem {
+                line: None,
+                path: String::new(),
+                message: format!("cannot be read: {}", text::reason(&why)),
+                fix: "Name a file with `-c FILE`, or try `tollbar demo`, which needs none".into(),
+            }],
+            warnings: Vec::new(),
+        }),
+    }
+}
+
+/// As [`load`], from text. `source` is what messages call it; relative paths in it begin at
+/// `dir`.
+pub fn load_text(
+    text: &str,
+    source: &str,
+    dir: &Path,
+    env: &dyn Environment,
+    generation: u64,
+) -> Result<Loaded, Invalid> {
+    let mut report = Report::default();
+    let file = yaml::parse(text, &mut report)
+        .and_then(|tree| file::File::read(&tree, "", &mut report));
+    let snapshot = file.and_then(|file| {
+        let input = resolve::Input {
+            texts: text::Texts { env, dir },
+            hash: fingerprint(text),
+            generation,
+        };
+        resolve::snapshot(&file, input, &mut report)
+    });
+    let report = report.sorted();
+    match snapshot {
+        Some(snapshot) if report.problems.is_empty() => Ok(Loaded {
+            snapshot,
+            warnings: report.warnings,
+        }),
+        _ => Err(Invalid {
+            source: source.to_owned(),
+            problems: report.problems,
+            warnings: report.warnings,
+        }),
+    }
+}
+
+/// The file to use: the one asked for, `$TOLLBAR_CONFIG`, `./tollbar.yaml`,
+/// `/etc/tollbar/tollbar.yaml`. The first two are not tried for: if they cannot be read, that
+/// is what the user has to know.
+pub fn find(explicit: Option<&Path>, env: &dyn Environment) -> Option<PathBuf> {
+    if let Some(path) = explicit {
+        return Some(path.to_owned());
+    }
+    if let Some(path) = env.var("TOLLBAR_CONFIG").filter(|path| !path.is_empty()) {
+        return Some(path.into());
+    }
+    let found = |path: &&Path| match env.read(path) {
+        Ok(_) => true,
+        // It is there, and is not to be passed over in silence.
+        Err(why) => why.kind() != std::io::ErrorKind::NotFound,
+    };
+    [Path::new("tollbar.yaml"), Path::new("/etc/tollbar/tollbar.yaml")]
+        .into_iter()
+        .find(found)
+        .map(Path::to_owned)
+}
+
+/// The first 16 hex digits of the text's SHA-256.
+fn fingerprint(text: &str) -> String {
+    hex::encode(&crate::secret::sha256(text.as_bytes())[..8])
+}
+
+/// The file as a whole, for problems that are nobody's in particular.
+fn whole_file() -> Place {
+    Place::default()
+}

@@ -1,0 +1,100 @@
+//! The order in which targets are tried, for routing and for people.
+
+use super::check::{amount, dollars, multiple};
+use super::snapshot::{Model, Snapshot, Target};
+use crate::catalog::Price;
+use crate::units::NanoUsd;
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// What may serve a request for `model`, in order: its targets as written, then its fallbacks'
+/// targets, cheapest first unless `fallback_order: written`. Each comes with the model it
+/// belongs to. Targets of weight 0 are left out; weights and health are for routing to apply.
+pub fn candidates<'s>(
+    snapshot: &'s Snapshot,
+    model: &'s Model,
+) -> Vec<(&'s Model, &'s Arc<Target>)> {
+    let fallbacks = model.fallbacks.iter().filter_map(|name| snapshot.models.get(name));
+    let mut after: Vec<_> = fallbacks.flat_map(|other| used(other)).collect();
+    if !model.fallback_written {
+        after.sort_by_key(|(_, target)| target.price.blended());
+    }
+    used(model).chain(after).collect()
+}
+
+fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
+    let used = model.targets.iter().filter(|target| target.weight > 0);
+    used.map(move |target| (model, target))
+}
+
+/// What `tollbar check` prints after the warnings: for each model its candidates with price
+/// and tier, and the worst multiple of its price that a fallback can cause.
+pub fn plan(snapshot: &Snapshot) -> String {
+    let mut models: Vec<&Arc<Model>> = snapshot.models.values().collect();
+    models.sort_by_key(|model| &model.name);
+    let mut out = String::new();
+    for model in models {
+        // Writing to a string cannot fail.
+        let _ = one_model(&mut out, snapshot, model);
+    }
+    out
+}
+
+fn one_model(out: &mut String, snapshot: &Snapshot, model: &Model) -> std::fmt::Result {
+    let tier = |place: u8| snapshot.tiers.get(usize::from(place)).map_or("?", |t| t.name.as_str());
+    write!(out, "{} (tier {}", model.name, tier(model.tier.0))?;
+    for (limit, words) in [(model.context_window, "window"), (model.max_output_tokens, "output at most")] {
+        if let Some(tokens) = limit {
+            write!(out, ", {words} {tokens}")?;
+        }
+    }
+    writeln!(out, ")")?;
+    let candidates = candidates(snapshot, model);
+    let width = candidates.iter().map(|(_, t)| t.id.chars().count()).max().unwrap_or(0);
+    for (place, (owner, target)) in candidates.iter().enumerate() {
+        let number = place + 1;
+        write!(out, "  {number:>2}. {:width$}  {}  {}", target.id, priced(&target.price), tier(target.tier.0))?;
+        if owner.name != model.name {
+            write!(out, "  fallback {}", owner.name)?;
+        } else if model.targets.len() > 1 {
+            write!(out, "  weight {}", target.weight)?;
+        }
+        if let Some(date) = target.card.as_ref().and_then(|card| card.deprecation) {
+            write!(out, "  (retires {date})")?;
+        }
+        writeln!(out)?;
+    }
+    if let Some(worst) = worst_multiple(&candidates, model) {
+        writeln!(out, "  worst price multiple of a fallback: {worst}")?;
+    }
+    Ok(())
+}
+
+/// The dearest fallback target against the model's cheapest own one.
+fn worst_multiple(candidates: &[(&Model, &Arc<Target>)], model: &Model) -> Option<String> {
+    let (own, other): (Vec<_>, Vec<_>) = candidates.iter().partition(|(owner, _)| owner.name == model.name);
+    let cheapest = own.iter().map(|(_, t)| t.price.blended()).min()?;
+    let dearest = other.iter().map(|(_, t)| t.price.blended()).max()?;
+    Some(multiple(dearest, cheapest))
+}
+
+/// `$0.15 in / $0.60 out per million`, or the units that the model is billed by.
+fn priced(price: &Price) -> String {
+    if price.free {
+        return "free".to_owned();
+    }
+    let mut parts = Vec::new();
+    if price.input > 0 || price.output > 0 {
+        let (input, output) = (dollars(price.input), dollars(price.output));
+        parts.push(format!("${input} in / ${output} out per million"));
+    }
+    let units = [
+        ("request", price.per_request),
+        ("image", price.per_image),
+        ("second", price.per_second.filter(|_| price.input == 0)),
+        ("character", price.per_character),
+    ];
+    let units = units.into_iter().filter_map(|(unit, each)| Some((unit, each.filter(|n| *n > NanoUsd(0))?)));
+    parts.extend(units.map(|(unit, each)| format!("${} per {unit}", amount(each))));
+    parts.join(" + ")
+}

@@ -1,0 +1,272 @@
+//! The configuration as requests see it: resolved, checked, immutable.
+//!
+//! A request loads one [`Snapshot`] and keeps it; a new attempt re-reads the provider's
+//! credential from the newest one.
+
+use crate::catalog::{Catalog, ModelCard, Price};
+use crate::keys::KeyTable;
+pub use crate::scope::*;
+use crate::secret::Secret;
+use crate::units::{Dialect, Tier};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything the configuration file says, ready to be used.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the successful loads of this process, from 1.
+    pub generation: u64,
+    /// The first 16 hex digits of the SHA-256 of the file, for `/status`.
+    pub hash: String,
+    /// Where to listen for apps.
+    pub listeners: Vec<Listener>,
+    /// The admin listener.
+    pub admin: Admin,
+    /// The embedded database.
+    pub state_path: PathBuf,
+    /// What happens to requests while the database cannot be written.
+    pub state_on_failure: OnFailure,
+    /// How long ledger rows are kept. `None`: for ever.
+    pub state_retention: Option<Duration>,
+    /// Limits of the process itself.
+    pub server: Server,
+    /// Where budget windows begin.
+    pub timezone: chrono_tz::Tz,
+    /// By the name in the configuration.
+    pub providers: HashMap<String, Arc<Provider>>,
+    /// Ascending: `tiers[i]` is `Tier(i)`.
+    pub tiers: Vec<TierDef>,
+    /// By the name that clients ask for.
+    pub models: HashMap<String, Arc<Model>>,
+    /// The bounds of the attempt loop.
+    pub attempts: Attempts,
+    /// When a target is left alone.
+    pub breaker: Breaker,
+    /// How long a request may wait for other requests' holds to settle.
+    pub admission_wait: Duration,
+    /// The virtual keys of the file.
+    pub keys: KeyTable,
+    /// By team name.
+    pub teams: HashMap<String, Arc<Scope>>,
+    /// By user name.
+    pub users: HashMap<String, Arc<Scope>>,
+    /// What applies to everything together.
+    pub global: Scope,
+    /// Who is told, and of what.
+    pub alerts: Alerts,
+    /// Prices of models that no target names (passthrough).
+    pub catalog: Arc<Catalog>,
+}
+
+/// What happens to requests while the database cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They are refused (default): money that cannot be recorded is not spent.
+    Closed,
+    /// They are served, and the operator is told.
+    Open,
+}
+
+/// One data listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it binds. Port 0 takes a free port, which is printed.
+    pub address: SocketAddr,
+    /// Present: TLS, with HTTP/2 offered by ALPN.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate chain and its private key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where it binds.
+    pub address: SocketAddr,
+    /// Absent: only the open endpoints are served.
+    pub token: Option<Secret>,
+}
+
+/// Limits of the process itself.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Worker threads.
+    pub threads: usize,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: u64,
+    /// All request bodies in flight together, in bytes.
+    pub max_buffered_bytes: u64,
+    /// Grace for running requests on SIGTERM.
+    pub drain: Duration,
+    /// How long a client may take to send a request header (default 30 s).
+    pub header_timeout: Duration,
+    /// How long an idle downstream connection is kept (default 60 s), and how long a
+    /// request body may stand still.
+    pub idle_timeout: Duration,
+}
+
+/// A place that serves models: one row of data.
+#[derive(Debug)]
+pub struct Provider {
+    /// The name in the configuration.
+    pub name: String,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Its name in the price catalogue, as [`crate::catalog::provider_of`] gives it.
+    pub catalog: Option<String>,
+    /// `https` or plain `http`.
+    pub tls: bool,
+    /// Host name or IP address (no brackets), for SNI and resolving.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The `Host` header: the host, with the port where it is not the scheme's own.
+    pub authority: String,
+    /// The path of `base_url` without a trailing slash; may be empty.
+    pub base_path: String,
+    /// The gateway's own credential. Absent: none is sent.
+    pub api_key: Option<Secret>,
+    /// Sent with every request to this provider (names in lower case).
+    pub headers: Vec<(http::HeaderName, Secret)>,
+    /// Until the connection stands, TLS included (default 5 s).
+    pub connect_timeout: Duration,
+    /// The longest silence while waiting for the answer or inside it (default 300 s).
+    pub read_timeout: Duration,
+    /// Which HTTP version to speak.
+    pub http2: Http2,
+    /// PEM file of the roots to trust for this provider, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// What to do with the upstream when a client leaves.
+    pub on_disconnect: OnDisconnect,
+    /// Passthrough paths that are allowed although they cannot be metered.
+    pub passthrough_unmetered: Vec<String>,
+    /// Limits and budgets of this provider.
+    pub scope: Scope,
+}
+
+/// Whether HTTP/2 is spoken with a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// By ALPN on TLS; HTTP/1.1 otherwise.
+    Auto,
+    /// HTTP/1.1 only.
+    Never,
+    /// HTTP/2 only; with prior knowledge on plain connections.
+    Always,
+}
+
+/// What happens to an upstream whose client has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It is closed at once (default).
+    Cancel,
+    /// It is read to its end, for the record.
+    Drain,
+}
+
+/// A price tier.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TierDef {
+    /// Its name.
+    pub name: String,
+    /// The dearest blended price, in picodollars per token. `None`: no ceiling.
+    pub max_blended: Option<u64>,
+}
+
+/// A model as clients know it.
+#[derive(Debug)]
+pub struct Model {
+    /// The name that clients ask for.
+    pub name: String,
+    /// The places that serve it; at least one, not all of weight zero.
+    pub targets: Vec<Arc<Target>>,
+    /// Other models, in the order in which they are tried.
+    pub fallbacks: Vec<String>,
+    /// `fallback_order: written`: the fallbacks' targets keep their written order, too.
+    pub fallback_written: bool,
+    /// Put on every request.
+    pub max_output_tokens: Option<u64>,
+    /// In tokens, input and output together.
+    pub context_window: Option<u64>,
+    /// Until the first byte of an answer's body.
+    pub first_token_timeout: Option<Duration>,
+    /// Slower targets are avoided while a faster one keeps within this time.
+    pub latency_budget: Option<Duration>,
+    /// The tier of its cheapest target, computed from prices.
+    pub tier: Tier,
+    /// Limits and budgets of this model.
+    pub scope: Scope,
+}
+
+/// One model at one provider.
+#[derive(Debug)]
+pub struct Target {
+    /// `provider/model`, as shown in headers and metrics.
+    pub id: String,
+    /// The provider's name.
+    pub provider: String,
+    /// What the provider speaks.
+    pub dialect: Dialect,
+    /// The provider's own id of the model.
+    pub model: String,
+    /// Share of the traffic among the targets of its model. 0: never.
+    pub weight: u32,
+    /// What a token costs here.
+    pub price: Price,
+    /// What the catalogue knows of the model, if it does.
+    pub card: Option<Arc<ModelCard>>,
+    /// Computed from the price.
+    pub tier: Tier,
+}
+
+/// The bounds of the attempt loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// Upstream calls for one client request, everything counted together.
+    pub max: u32,
+    /// All attempts together, until the first byte of the answer.
+    pub deadline: Duration,
+    /// How often one target may be tried again.
+    pub same_target: u32,
+}
+
+/// When a target is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// It opens at exactly this many failures …
+    pub failures: u32,
+    /// … within this time …
+    pub window: Duration,
+    /// … for this long.
+    pub cooldown: Duration,
+}
+
+/// Who is told, and of what.
+#[derive(Debug, Clone, Default)]
+pub struct Alerts {
+    /// Where alerts are posted.
+    pub webhooks: Vec<Webhook>,
+    /// Shares of a budget, in millionths, at which an alert is sent.
+    pub budget_at: Vec<u32>,
+    /// Share of requests served by a fallback, in millionths, over five minutes.
+    pub fallback_rate: Option<u32>,
+}
+
+/// One receiver of alerts.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Its address. May carry a secret in its path, so it is never printed.
+    pub url: Secret,
+    /// The key of the signature.
+    pub secret: Option<Secret>,
+}

@@ -1,0 +1,252 @@
+//! Virtual keys: from what a client presents to who it is, in one hash and one probe.
+
+use crate::scope::Scope;
+use crate::secret::sha256;
+use ahash::AHashMap;
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
+/// The owner of a virtual key. The key itself is nowhere kept, only its hash.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The key's name in the configuration, the ledger and every message.
+    pub id: String,
+    /// SHA-256 of the whole key string.
+    pub hash: [u8; 32],
+    /// The team it belongs to.
+    pub team: Option<String>,
+    /// The user it belongs to.
+    pub user: Option<String>,
+    /// The models it may use.
+    pub models: Allow,
+    /// Its own limits and budgets.
+    pub scope: Scope,
+    /// It needs no budget to cover it.
+    pub unlimited: bool,
+    /// Not accepted from this instant on.
+    pub expires: Option<DateTime<Utc>>,
+    /// Copied to the ledger: a compact JSON object, empty when there is none.
+    pub metadata: String,
+    /// What happens when less money is left than a request may cost.
+    pub low_budget: LowBudget,
+}
+
+/// What happens to a request that may cost more than its budgets have left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LowBudget {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Its output is capped to what the rest of the budget pays for.
+    Clamp,
+}
+
+/// Virtual keys by hash.
+#[derive(Debug, Clone, Default)]
+pub struct KeyTable {
+    by_hash: AHashMap<[u8; 32], Arc<Caller>>,
+}
+
+impl KeyTable {
+    /// A table of these callers. Of two with one hash the last one stays; the configuration
+    /// refuses such a pair.
+    pub fn new(callers: impl IntoIterator<Item = Arc<Caller>>) -> KeyTable {
+        KeyTable {
+            by_hash: callers.into_iter().map(|c| (c.hash, c)).collect(),
+        }
+    }
+
+    /// The owner of the presented key. The time does not depend on the number of keys, and
+    /// only digests are compared, so it tells nothing about the keys.
+    pub fn lookup(&self, presented: &str) -> Option<&Arc<Caller>> {
+        self.by_hash.get(&sha256(presented.as_bytes()))
+    }
+
+    /// Whether a key with this hash is in force.
+    pub fn contains(&self, hash: &[u8; 32]) -> bool {
+        self.by_hash.contains_key(hash)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_hash.is_empty()
+    }
+
+    /// All callers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Caller>> {
+        self.by_hash.values()
+    }
+}
+
+/// The names a key may use: globs in which only `*` is special.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allow {
+    all: bool,
+    globs: Vec<Glob>,
+}
+
+impl Allow {
+    /// Compiles the patterns. No pattern at all allows nothing.
+    pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Allow {
+        let globs: Vec<Glob> = patterns
+            .into_iter()
+            .map(|pattern| Glob::new(pattern.as_ref()))
+            .collect();
+        Allow {
+            all: globs.iter().any(Glob::is_all),
+            globs,
+        }
+    }
+
+    /// Whether any pattern matches the whole of `model`.
+    pub fn allows(&self, model: &str) -> bool {
+        self.all || self.globs.iter().any(|glob| glob.matches(model))
+    }
+
+    /// The patterns as they were written.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.globs.iter().map(|glob| glob.written.as_str())
+    }
+}
+
+/// One pattern, cut at its stars. Because `*` is the only special character, taking the
+/// leftmost place for every part is right, and no place is visited twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Glob {
+    written: String,
+    /// The text before the first star, between stars, after the last one.
+    parts: Vec<String>,
+}
+
+impl Glob {
+    fn new(pattern: &str) -> Glob {
+        Glob {
+            written: pattern.to_owned(),
+            parts: pattern.split('*').map(str::to_owned).collect(),
+        }
+    }
+
+    fn is_all(&self) -> bool {
+        self.parts.len() > 1 && self.parts.iter().all(String::is_empty)
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let [first, middle @ .., last] = self.parts.as_slice() else {
+            return name == self.written;
+        };
+        let rest = name
+            .strip_prefix(first.as_str())
+            .and_then(|rest| rest.strip_suffix(last.as_str()));
+        let Some(mut rest) = rest else { return false };
+        for part in middle {
+            let Some(at) = rest.find(part.as_str()) else {
+                return false;
+            };
+            rest = &rest[at + part.len()..];
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn caller(id: &str, hash: [u8; 32]) -> Arc<Caller> {
+        Arc::new(Caller {
+            id: id.into(),
+            hash,
+            team: None,
+            user: None,
+            models: Allow::new(["*"]),
+            scope: Scope::default(),
+            unlimited: false,
+            expires: None,
+            metadata: String::new(),
+            low_budget: LowBudget::Refuse,
+        })
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_text_and_not_by_its_hash() {
+        let hash = sha256(b"tb-secret");
+        let table = KeyTable::new([caller("web", hash)]);
+        assert_eq!(table.lookup("tb-secret").unwrap().id, "web");
+        for wrong in ["", "tb-secre", "tb-secret ", "TB-SECRET"] {
+            assert!(table.lookup(wrong).is_none(), "{wrong}");
+        }
+        assert!(table.lookup(&hex::encode(hash)).is_none());
+        assert!(table.lookup(&format!("sha256:{}", hex::encode(hash))).is_none());
+    }
+
+    #[test]
+    fn a_million_keys_are_looked_up_as_fast_as_one() {
+        let shared = caller("many", [0; 32]);
+        let mut by_hash = AHashMap::with_capacity(1_000_000);
+        for n in 0u64..1_000_000 {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_le_bytes());
+            by_hash.insert(hash, Arc::clone(&shared));
+        }
+        by_hash.insert(sha256(b"tb-one"), caller("one", sha256(b"tb-one")));
+        let table = KeyTable { by_hash };
+        assert_eq!(table.len(), 1_000_001);
+        let start = Instant::now();
+        for _ in 0..1_000 {
+            assert_eq!(table.lookup("tb-one").unwrap().id, "one");
+            assert!(table.lookup("tb-none").is_none());
+        }
+        // A scan of a million entries would take seconds; the margin is for a busy machine.
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+
+    #[test]
+    fn globs() {
+        let cases = [
+            ("gpt-4o", "gpt-4o", true),
+            ("gpt-4o", "gpt-4o-mini", false),
+            ("*", "anything/at all", true),
+            ("**", "", true),
+            ("deepseek-*", "deepseek-chat", true),
+            ("deepseek-*", "deepseek-", true),
+            ("deepseek-*", "x-deepseek-chat", false),
+            ("*-mini", "gpt-4o-mini", true),
+            ("*-mini", "gpt-4o-minix", false),
+            ("gpt-*-mini", "gpt-4o-mini", true),
+            ("gpt-*-mini", "gpt-mini", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*b*b*", "b", false),
+            ("*b*b*", "xbxbx", true),
+            ("a*bc*c", "abc", false),
+            ("a*bc*c", "abcc", true),
+            ("gpt-?", "gpt-4", false),
+            ("gpt-[45]", "gpt-4", false),
+            ("g.t", "gpt", false),
+            ("é*", "éa", true),
+            ("", "", true),
+            ("", "a", false),
+        ];
+        for (pattern, name, expected) in cases {
+            assert_eq!(Allow::new([pattern]).allows(name), expected, "{pattern} {name}");
+        }
+        assert!(!Allow::new::<&str>([]).allows("gpt-4o"));
+        assert!(Allow::new(["a", "b*"]).allows("bc"));
+    }
+
+    #[test]
+    fn a_hostile_glob_takes_no_time() {
+        let pattern = "*a".repeat(5_000) + "b";
+        let name = "a".repeat(100_000);
+        let start = Instant::now();
+        assert!(!Allow::new([pattern]).allows(&name));
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,49 @@
+//! Tollbar: an edge proxy for LLM providers. No request ever costs more than somebody agreed to
+//! pay, and no control fails silently.
+//!
+//! # The journey of a request
+//!
+//! accept → authenticate → inspect → plan → attempt → relay → settle. Each stage is a plain
+//! function in `proxy/` that takes values and returns one; Pingora's hooks in `proxy/mod.rs`
+//! only call them, in order.
+//!
+//! # Two kinds of data
+//!
+//! *Snapshot* ([`config::snapshot`]): immutable, built from the file, swapped as a whole by
+//! [`reload`]. *State* ([`state`]): mutable, addressed by stable names, survives reloads. A
+//! request loads the snapshot once; a new attempt reads the provider's credential from the
+//! newest one.
+//!
+//! # Layers
+//!
+//! A module may import those above it in this list, never one below; `tests/it/layers.rs` holds
+//! it to that.
+
+// words: no I/O, no tokio, no pingora
+pub mod units;
+pub mod secret;
+pub mod reject;
+// wire: bytes <-> meaning, pure
+pub mod wire;
+// policy: decisions and in-process state
+pub mod scope;
+pub mod keys;
+pub mod keygen;
+pub mod catalog;
+// config: as written -> resolved and checked
+pub mod config;
+pub mod plan;
+pub mod reload;
+// edge: the only importers of pingora
+pub mod metrics;
+pub mod access_log;
+pub mod resolve;
+pub mod state;
+pub mod proxy;
+pub mod admin;
+pub mod listen;
+pub mod server;
+// the command line
+pub mod logging;
+pub mod demo;
+pub mod cli;

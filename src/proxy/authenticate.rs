@@ -1,0 +1,120 @@
+//! Who asks: one key, in any of the four headers SDKs use.
+
+use crate::config::snapshot::Snapshot;
+use crate::keys::Caller;
+use crate::reject::{Reason, Reject};
+use chrono::{DateTime, Utc};
+use http::HeaderMap;
+use std::sync::Arc;
+
+/// The headers that may carry a key. They are never forwarded.
+pub const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+
+/// Finds the caller.
+///
+/// # Errors
+/// `invalid_api_key` for no key, an unknown one or two different ones; `key_expired`.
+pub fn authenticate(
+    headers: &HeaderMap,
+    snapshot: &Snapshot,
+    now: DateTime<Utc>,
+) -> Result<Arc<Caller>, Reject> {
+    let key = presented(headers)?;
+    let Some(caller) = snapshot.keys.lookup(key) else {
+        return Err(Reject::new(
+            Reason::InvalidApiKey,
+            "this key is not known to the gateway. Use a virtual key of the gateway, not the provider's own key.",
+        ));
+    };
+    if let Some(expires) = caller.expires.filter(|expires| *expires <= now) {
+        return Err(Reject::new(
+            Reason::KeyExpired,
+            format!("the key `{}` expired at {}. Ask the gateway's operator for a new one.", caller.id, expires.to_rfc3339()),
+        ));
+    }
+    Ok(caller.clone())
+}
+
+/// The one key that the headers carry.
+fn presented(headers: &HeaderMap) -> Result<&str, Reject> {
+    let mut found: Option<&str> = None;
+    for name in KEY_HEADERS {
+        for value in headers.get_all(name) {
+            let Ok(text) = value.to_str() else {
+                return Err(Reject::new(Reason::InvalidApiKey, "the key has characters that no key has."));
+            };
+            let key = if name == "authorization" { bearer(text) } else { Some(text.trim()) };
+            let Some(key) = key else {
+                return Err(Reject::new(
+                    Reason::InvalidApiKey,
+                    "the Authorization header is not of the form `Bearer KEY`.",
+                ));
+            };
+            if found.is_some_and(|other| other != key) {
+                return Err(Reject::new(
+                    Reason::InvalidApiKey,
+                    "the request carries two different keys. Send one.",
+                ));
+            }
+            found = Some(key);
+        }
+    }
+    found.filter(|key| !key.is_empty()).ok_or_else(|| {
+        Reject::new(
+            Reason::InvalidApiKey,
+            "no key. Send the gateway's key as `Authorization: Bearer KEY`, `x-api-key`, `api-key` or `x-goog-api-key`.",
+        )
+    })
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, key) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn every_header_form_carries_the_key() {
+        for (name, value) in [
+            ("authorization", "Bearer tb-1"),
+            ("authorization", "bearer  tb-1"),
+            ("x-api-key", "tb-1"),
+            ("api-key", "tb-1"),
+            ("x-goog-api-key", "tb-1"),
+        ] {
+            assert_eq!(presented(&headers(&[(name, value)])).unwrap(), "tb-1", "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn two_keys_are_one_too_many_unless_equal() {
+        let same = headers(&[("authorization", "Bearer a"), ("x-api-key", "a")]);
+        assert_eq!(presented(&same).unwrap(), "a");
+        for pairs in [
+            [("authorization", "Bearer a"), ("x-api-key", "b")],
+            [("authorization", "Bearer a"), ("authorization", "Bearer b")],
+        ] {
+            assert_eq!(presented(&headers(&pairs)).unwrap_err().reason, Reason::InvalidApiKey);
+        }
+    }
+
+    #[test]
+    fn nothing_and_nonsense_are_refused() {
+        for pairs in [vec![], vec![("authorization", "Basic abc")], vec![("x-api-key", "")]] {
+            assert_eq!(presented(&headers(&pairs)).unwrap_err().reason, Reason::InvalidApiKey);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What is known of one request, stage by stage. A stage's value exists only once the stage
+//! before it has made it, so nothing can be read too early.
+
+use super::held::Control;
+use crate::access_log::AttemptLine;
+use crate::config::snapshot::{Model, Snapshot};
+use crate::keys::Caller;
+use crate::metrics::NONE;
+use crate::plan::Candidate;
+use crate::reject::{Reason, Reject};
+use crate::state::{ByteShare, Gateway, RunningGuard};
+use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
+use crate::wire::meter::{End, Meter};
+use crate::wire::multipart::Form;
+use crate::wire::route::Endpoint;
+use crate::wire::scan::Fields;
+use bytes::Bytes;
+use prometheus::IntGauge;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Tells a connection's watchdog that a request header arrived in time.
+#[derive(Clone, Default)]
+pub struct HeaderMark(pub Arc<AtomicBool>);
+
+impl HeaderMark {
+    /// The header is there.
+    pub fn arrived(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// One client request, from its header to the last byte of its answer.
+pub struct Exchange {
+    /// Made here; a client can't choose it.
+    pub id: String,
+    /// When its header had been read.
+    pub started: Instant,
+    /// The configuration this request was admitted under.
+    pub snapshot: Arc<Snapshot>,
+    /// Keeps a shutdown waiting.
+    pub running: RunningGuard,
+    /// The connection's watchdog, handed on to the next request.
+    pub mark: Option<HeaderMark>,
+    /// What the path asks for, once routed.
+    pub endpoint: Option<Endpoint>,
+    /// How errors are written.
+    pub dialect: Dialect,
+    /// Who asks, once authenticated.
+    pub caller: Option<Arc<Caller>>,
+    /// The configured model, once known.
+    pub model: Option<Arc<Model>>,
+    /// Admitted, with its body in memory.
+    pub call: Option<Call>,
+    /// The gateway's own refusal, once there is one.
+    pub refusal: Option<Reject>,
+    /// What the client got.
+    pub status: u16,
+    /// The client left before the end.
+    pub client_gone: bool,
+}
+
+impl Exchange {
+    /// A request whose header has just been read.
+    pub fn new(gateway: &Gateway) -> Self {
+        Exchange {
+            id: format!("req_{:032x}", rand::random::<u128>()),
+            started: Instant::now(),
+            snapshot: gateway.live.snapshot(),
+            running: gateway.running.enter(),
+            mark: None,
+            endpoint: None,
+            dialect: Dialect::OpenAi,
+            caller: None,
+            model: None,
+            call: None,
+            refusal: None,
+            status: 0,
+            client_gone: false,
+        }
+    }
+
+    /// The model's name as a metric label.
+    pub fn model_label(&self) -> &str {
+        self.model.as_ref().map_or(NONE, |model| &model.name)
+    }
+
+    /// The team as a metric label.
+    pub fn team_label(&self) -> &str {
+        self.caller.as_ref().and_then(|caller| caller.team.as_deref()).unwrap_or(NONE)
+    }
+}
+
+/// A request that was admitted: its body, and what is planned and done for it.
+pub struct Call {
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// The model it asks for.
+    pub model: Arc<Model>,
+    /// Whether it asks for a streamed answer.
+    pub stream: bool,
+    /// The client's bytes, never changed: each attempt is built from them.
+    pub body: Bytes,
+    /// Where the fields are that an attempt has to change.
+    pub fields: BodyFields,
+    /// The body's share of the process's byte budget.
+    pub share: ByteShare,
+    /// Steers the wrapped downstream session.
+    pub control: Control,
+    /// The targets, in the order in which they are tried.
+    pub plan: Vec<Candidate>,
+    /// How far the plan has been followed.
+    pub next: usize,
+    /// The attempts that have ended.
+    pub done: Vec<AttemptRecord>,
+    /// The attempt that runs.
+    pub current: Option<Attempt>,
+    /// No attempt starts after this.
+    pub deadline: Instant,
+    /// How often one target may be tried again.
+    pub same_target: u32,
+    /// Repeats of the current target so far.
+    pub repeats: u32,
+    /// Pooled connections found dead so far: replaced without counting as attempts.
+    pub stale: u32,
+}
+
+/// The body, as far as it was understood.
+pub enum BodyFields {
+    /// A JSON object.
+    Json(Box<Fields>),
+    /// A multipart form (audio uploads).
+    Form(Form),
+}
+
+/// One upstream call that runs.
+pub struct Attempt {
+    /// Where it goes.
+    pub candidate: Candidate,
+    /// When it began.
+    pub started: Instant,
+    /// What is sent there.
+    pub body: Bytes,
+    /// Counts it among the running ones until dropped.
+    pub inflight: InflightGuard,
+    /// Why it failed, when a hook has found out.
+    pub failure: Option<Failure>,
+    /// The answer, once its header is there.
+    pub relay: Option<Relay>,
+}
+
+/// An answer on its way to the client.
+pub struct Relay {
+    /// The upstream's status.
+    pub status: u16,
+    /// Reads usage from what goes past.
+    pub meter: Meter,
+    /// Whether the client is sent server-sent events.
+    pub events: bool,
+    /// When the first byte of the body came.
+    pub first_byte: Option<Instant>,
+    /// Body bytes sent on.
+    pub bytes: u64,
+    /// The upstream's own id of the request, for a support ticket.
+    pub upstream_id: Option<String>,
+    /// Set once, when the upstream's body has ended.
+    pub end: Option<End>,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: resolving, connecting or TLS.
+    Connect(String),
+    /// An answer that means "try elsewhere".
+    Status(u16, Option<Duration>),
+    /// The connection broke before the answer.
+    Broken(String),
+    /// A pooled connection turned out to be dead before it carried anything.
+    Stale,
+    /// Silence for longer than the provider's `read_timeout`.
+    Timeout,
+    /// No first byte in time.
+    FirstToken,
+    /// All attempts together took too long.
+    Deadline,
+    /// The answer broke off after it had begun.
+    Interrupted(String),
+    /// The client left.
+    ClientGone,
+    /// A fault of the gateway.
+    Internal(String),
+}
+
+impl Failure {
+    /// The word for logs and metrics.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Failure::Connect(_) => "connect_error",
+            Failure::Status(429, _) => "rate_limited",
+            Failure::Status(401 | 403, _) => "auth_failed",
+            Failure::Status(..) => "error_status",
+            Failure::Broken(_) => "read_error",
+            Failure::Stale => "stale_connection",
+            Failure::Timeout => "timeout",
+            Failure::FirstToken => "first_token_timeout",
+            Failure::Deadline => "deadline",
+            Failure::Interrupted(_) => "interrupted",
+            Failure::ClientGone => "client_gone",
+            Failure::Internal(_) => "internal_error",
+        }
+    }
+}
+
+/// One upstream call that has ended.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// `provider/model`.
+    pub target: String,
+    /// The status, if there was one.
+    pub status: Option<u16>,
+    /// Why it failed; `None` when it served the client.
+    pub failure: Option<Failure>,
+    /// The word for logs.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// Until the first byte of the body.
+    pub first_token: Option<Duration>,
+    /// What it consumed.
+    pub usage: Usage,
+    /// Where that is known from.
+    pub source: UsageSource,
+    /// What it cost.
+    pub cost: NanoUsd,
+    /// Body bytes sent to the client.
+    pub bytes: u64,
+    /// The upstream's own id of the request.
+    pub upstream_id: Option<String>,
+}
+
+impl AttemptRecord {
+    /// As it stands in the access log.
+    pub fn line(&self) -> AttemptLine {
+        AttemptLine {
+            target: self.target.clone(),
+            status: self.status,
+            outcome: self.outcome,
+            ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// One running upstream call in the `inflight` gauge.
+pub struct InflightGuard(IntGauge);
+
+impl InflightGuard {
+    /// Counts until dropped.
+    pub fn enter(gauge: IntGauge) -> Self {
+        gauge.inc();
+        InflightGuard(gauge)
+    }
+}
+
+impl Drop for InflightGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The refusal that sums up attempts which all failed.
+pub fn exhausted(done: &[AttemptRecord], soonest: Option<Duration>) -> Reject {
+    let attempts: Vec<String> = done
+        .iter()
+        .map(|record| {
+            let what = match (&record.failure, record.status) {
+                (Some(Failure::Connect(why) | Failure::Broken(why)), _) => why.clone(),
+                (_, Some(status)) => format!("status {status}"),
+                _ => record.outcome.replace('_', " "),
+            };
+            format!("{}: {what} after {} ms", record.target, record.took.as_millis())
+        })
+        .collect();
+    let all = |wanted: fn(&Failure) -> bool| {
+        !done.is_empty() && done.iter().all(|r| r.failure.as_ref().is_some_and(wanted))
+    };
+    let last = done.last().and_then(|record| record.failure.as_ref());
+    let reason = if done.is_empty() {
+        Reason::NoHealthyTarget
+    } else if all(|f| matches!(f, Failure::Status(429, _))) {
+        Reason::UpstreamRateLimited
+    } else if all(|f| matches!(f, Failure::Status(401 | 403, _))) {
+        Reason::UpstreamAuthFailed
+    } else {
+        match last {
+            Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
+            Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
+            _ => Reason::UpstreamError,
+        }
+    };
+    let what = match reason {
+        Reason::NoHealthyTarget => {
+            "every target of this model is cooling down or left alone after failures".to_owned()
+        }
+        Reason::UpstreamRateLimited => "every target of this model is rate limited".to_owned(),
+        Reason::UpstreamAuthFailed => {
+            "the provider refused the gateway's own credential; tell the gateway's operator"
+                .to_owned()
+        }
+        _ => "no upstream gave an answer".to_owned(),
+    };
+    let message = if attempts.is_empty() {
+        format!("{what}. Try again later.")
+    } else {
+        format!("{what}. Attempts: {}.", attempts.join("; "))
+    };
+    let reject = Reject::new(reason, message);
+    match (reason, soonest) {
+        (Reason::UpstreamRateLimited | Reason::NoHealthyTarget, after) => {
+            reject.retry_after(after.unwrap_or(Duration::from_secs(1)))
+        }
+        _ => reject,
+    }
+}

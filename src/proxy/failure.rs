@@ -1,0 +1,152 @@
+//! What Pingora's errors mean: for the next attempt, and for the client.
+
+use super::attempt;
+use super::exchange::{Exchange, Failure, exhausted};
+use super::held::DEADLINE;
+use super::settle::Head;
+use super::{relay, reply};
+use crate::reject::{Reason, Reject};
+use crate::state::Gateway;
+use bytes::Bytes;
+use pingora_core::{Error, ErrorSource, ErrorType};
+use pingora_proxy::{FailToProxy, Session};
+use std::time::Instant;
+
+/// No connection came about.
+pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
+    let why = match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => "connecting took too long",
+        ErrorType::ConnectRefused => "connection refused",
+        ErrorType::ConnectNoRoute => "no route to the host",
+        ErrorType::InvalidCert => "the certificate is not valid",
+        ErrorType::TLSHandshakeFailure | ErrorType::HandshakeError => "the TLS handshake failed",
+        _ => "no connection",
+    };
+    log::debug!("{}: {why}: {error}", exchange.id);
+    let again = attempt::fail(gateway, exchange, Failure::Connect(why.into()));
+    error.set_retry(again);
+    error
+}
+
+/// Something failed between the connection and the end of the answer.
+pub fn proxying(
+    gateway: &Gateway,
+    session: &Session,
+    exchange: &mut Exchange,
+    mut error: Box<Error>,
+    reused: bool,
+) -> Box<Error> {
+    let failure = what(session, exchange, &error, reused);
+    log::debug!("{}: {}: {error}", exchange.id, failure.outcome());
+    exchange.client_gone |= failure == Failure::ClientGone;
+    let again = attempt::fail(gateway, exchange, failure);
+    error.set_retry(again);
+    error
+}
+
+fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool) -> Failure {
+    let call = exchange.call.as_mut();
+    let deadline_passed = call.as_ref().is_some_and(|call| Instant::now() >= call.deadline);
+    let attempt = call.and_then(|call| call.current.as_mut());
+    if let Some(failure) = attempt.as_ref().and_then(|attempt| attempt.failure.clone()) {
+        return failure;
+    }
+    let begun = attempt.is_some_and(|attempt| attempt.relay.is_some())
+        || session.response_written().is_some();
+    if *error.etype() == DEADLINE {
+        return if deadline_passed { Failure::Deadline } else { Failure::FirstToken };
+    }
+    if *error.esource() == ErrorSource::Downstream {
+        return Failure::ClientGone;
+    }
+    let why = error.etype().as_str().to_owned();
+    match error.etype() {
+        _ if begun => Failure::Interrupted(why),
+        ErrorType::InternalError => Failure::Internal(why),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
+        _ if reused => Failure::Stale,
+        _ => Failure::Broken(why),
+    }
+}
+
+/// Nothing is left to try: tells the client, in whatever way is still possible.
+pub async fn answer(
+    gateway: &Gateway,
+    session: &mut Session,
+    exchange: &mut Exchange,
+    error: &Error,
+) -> FailToProxy {
+    note_client(exchange, Some(error));
+    let done = FailToProxy { error_code: exchange.status, can_reuse_downstream: false };
+    if exchange.client_gone {
+        return done;
+    }
+    if session.response_written().is_some() {
+        end_broken_stream(session, exchange).await;
+        return done;
+    }
+    if let Some(call) = &exchange.call {
+        call.control.discard_answer();
+    }
+    let reject = exchange.refusal.take().unwrap_or_else(|| final_word(gateway, exchange, error));
+    let reusable = exchange.call.is_some();
+    let written = reply::refuse(session, exchange, reject).await.is_ok();
+    FailToProxy { error_code: exchange.status, can_reuse_downstream: written && reusable }
+}
+
+fn final_word(_: &Gateway, exchange: &Exchange, error: &Error) -> Reject {
+    match &exchange.call {
+        Some(call) if !call.done.is_empty() => {
+            let soonest = call.done.iter().filter_map(|record| match record.failure {
+                Some(Failure::Status(429, after)) => after,
+                _ => None,
+            });
+            exhausted(&call.done, soonest.min())
+        }
+        _ => Reject::new(
+            Reason::InternalError,
+            format!("the gateway failed ({}). Quote the request id.", error.etype().as_str()),
+        ),
+    }
+}
+
+/// After the first byte nothing is invented: an error event where the dialect has one, and an
+/// end that no client can take for a good one where it has not.
+async fn end_broken_stream(session: &mut Session, exchange: &Exchange) {
+    let call = exchange.call.as_ref();
+    let events = session.response_written().is_some_and(|header| {
+        let value = header.headers.get("content-type").and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| value.starts_with("text/event-stream"))
+    });
+    if let Some(call) = call.filter(|_| events) {
+        let event = relay::interrupted(&exchange.id, "the connection to the provider broke");
+        let event = Bytes::from(event.event(call.endpoint));
+        if session.write_response_body(Some(event), true).await.is_ok() {
+            return;
+        }
+    }
+    session.downstream_session.shutdown().await;
+}
+
+/// Whether an error says that the client has left.
+pub fn note_client(exchange: &mut Exchange, error: Option<&Error>) {
+    let gone = error.is_some_and(|error| {
+        *error.esource() == ErrorSource::Downstream && *error.etype() != DEADLINE
+    });
+    exchange.client_gone |= gone;
+    if exchange.client_gone && exchange.status == 0 {
+        // nginx's word for "the client closed the request".
+        exchange.status = 499;
+    }
+}
+
+/// What the log says of the request's header.
+pub fn head(session: &Session) -> Head {
+    let header = session.req_header();
+    let retry = header.headers.get("x-stainless-retry-count").map(|value| value.as_bytes());
+    Head {
+        client: session.client_addr().map(ToString::to_string).unwrap_or_default(),
+        method: header.method.as_str().chars().take(16).collect(),
+        sdk_retry: retry.is_some_and(|count| count != b"0"),
+    }
+}

@@ -1,0 +1,236 @@
+//! What is asked: reads the body within its bounds, finds the model in it.
+
+use super::exchange::BodyFields;
+use crate::config::snapshot::{Model, Server, Snapshot};
+use crate::keys::Caller;
+use crate::reject::{Reason, Reject};
+use crate::state::{ByteBudget, ByteShare};
+use crate::wire::route::Endpoint;
+use crate::wire::{multipart, scan};
+use bytes::{Bytes, BytesMut};
+use pingora_core::protocols::http::ServerSession;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// A chunked body takes its share of the byte budget in steps of this size, before each is read.
+const STEP: u64 = 64 * 1024;
+
+/// How long a whole body may take, in idle timeouts.
+const BODY_TIMEOUTS: u32 = 5;
+
+/// A body in memory, with its share of the byte budget.
+pub struct Received {
+    /// Its bytes.
+    pub body: Bytes,
+    /// Given back when the request ends.
+    pub share: ByteShare,
+}
+
+/// Refuses a request whose framing two servers could read differently, or whose body is coded.
+///
+/// # Errors
+/// `invalid_request`, `unsupported_content_encoding`.
+pub fn framing(session: &ServerSession) -> Result<(), Reject> {
+    let headers = &session.req_header().headers;
+    if headers.contains_key("transfer-encoding") {
+        // Pingora drops Content-Length when both are there: only the raw bytes still show it.
+        let raw = session.to_h1_raw();
+        let conflicting = raw.split(|byte| *byte == b'\n').any(|line| {
+            line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"))
+        });
+        if conflicting {
+            return Err(Reject::new(
+                Reason::InvalidRequest,
+                "both Content-Length and Transfer-Encoding: send one.",
+            ));
+        }
+    }
+    match headers.get("content-encoding").map(|value| value.as_bytes()) {
+        None | Some(b"identity" | b"") => Ok(()),
+        Some(_) => Err(Reject::new(
+            Reason::UnsupportedEncoding,
+            "compressed request bodies are not understood. Send the body without Content-Encoding.",
+        )),
+    }
+}
+
+/// Reads the whole body, within `server`'s bounds, which hold before the bytes are taken.
+///
+/// # Errors
+/// `request_too_large`, `overloaded`, `request_timeout`, `invalid_request` (cut short).
+pub async fn receive(
+    session: &mut ServerSession,
+    server: &Server,
+    budget: &Arc<ByteBudget>,
+) -> Result<Received, Reject> {
+    let declared = content_length(session)?;
+    if declared.is_some_and(|length| length > server.max_body_bytes) {
+        return Err(too_large(server));
+    }
+    let cap = server.max_buffered_bytes;
+    let mut share = budget.take(declared.unwrap_or(STEP), cap).ok_or_else(overloaded)?;
+    if session.req_header().headers.contains_key("expect") {
+        let _ = session.write_continue_response().await;
+    }
+    let deadline = Instant::now() + server.idle_timeout * BODY_TIMEOUTS;
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    let mut taken = declared.unwrap_or(STEP);
+    loop {
+        let until = deadline.min(Instant::now() + server.idle_timeout);
+        let chunk = match timeout_at(until, session.read_request_body()).await {
+            Err(_) => return Err(stalled(server.idle_timeout)),
+            Ok(Err(error)) => {
+                return Err(Reject::new(
+                    Reason::InvalidRequest,
+                    format!("the request body ended early or is malformed ({}).", error.etype().as_str()),
+                ));
+            }
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(chunk))) => chunk,
+        };
+        let so_far = first.as_ref().map_or(rest.len(), Bytes::len) + chunk.len();
+        let so_far = so_far as u64;
+        if so_far > server.max_body_bytes {
+            return Err(too_large(server));
+        }
+        if declared.is_none() && so_far + STEP > taken {
+            let more = so_far + STEP - taken;
+            if !share.grow(more, cap) {
+                return Err(overloaded());
+            }
+            taken += more;
+        }
+        if first.is_none() && rest.is_empty() {
+            first = Some(chunk);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            let room = declared.unwrap_or(0).max(so_far);
+            rest.reserve(usize::try_from(room).unwrap_or(0));
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&chunk);
+    }
+    Ok(Received { body: first.unwrap_or_else(|| rest.freeze()), share })
+}
+
+fn content_length(session: &ServerSession) -> Result<Option<u64>, Reject> {
+    let Some(value) = session.req_header().headers.get("content-length") else {
+        return Ok(None);
+    };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        Reject::new(Reason::InvalidRequest, "Content-Length is not a number.")
+    })
+}
+
+fn too_large(server: &Server) -> Reject {
+    Reject::new(
+        Reason::RequestTooLarge,
+        format!(
+            "the body is larger than the gateway's limit of {} bytes (server.max_body_bytes).",
+            server.max_body_bytes
+        ),
+    )
+}
+
+fn overloaded() -> Reject {
+    Reject::new(
+        Reason::Overloaded,
+        "the gateway holds as many request bytes as it may (server.max_buffered_bytes). Try again shortly.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+fn stalled(idle: Duration) -> Reject {
+    Reject::new(
+        Reason::RequestTimeout,
+        format!("the request body stood still for {} s.", idle.as_secs_f64()),
+    )
+}
+
+/// What the body says.
+pub struct Asked {
+    /// Where the fields are.
+    pub fields: BodyFields,
+    /// The model, from the body or the path.
+    pub model: String,
+    /// Whether a streamed answer is wanted.
+    pub stream: bool,
+}
+
+/// Understands the body.
+///
+/// # Errors
+/// `invalid_json`, `invalid_request`, `missing_model`.
+pub fn understand(
+    endpoint: Endpoint,
+    path_model: Option<&str>,
+    content_type: &str,
+    body: &Bytes,
+) -> Result<Asked, Reject> {
+    let (fields, in_body, stream) = if endpoint.multipart() {
+        let form = understand_form(content_type, body)?;
+        let (model, stream) = (form.model.clone(), form.stream);
+        (BodyFields::Form(form), model, stream)
+    } else {
+        let fields = scan::scan(body).map_err(|error| match error.field {
+            Some(field) => Reject::new(Reason::InvalidRequest, format!("`{field}`: {}.", error.what)),
+            None => Reject::new(Reason::InvalidJson, format!("{error}.")),
+        })?;
+        let (model, stream) = (fields.model.clone(), fields.stream);
+        (BodyFields::Json(Box::new(fields)), model, stream)
+    };
+    let model = path_model.map(str::to_owned).or(in_body).filter(|model| !model.is_empty());
+    let model = model.ok_or_else(|| {
+        Reject::new(Reason::MissingModel, "the request names no `model`.").param("model")
+    })?;
+    Ok(Asked { fields, model, stream: stream || endpoint == Endpoint::GeminiStream })
+}
+
+fn understand_form(content_type: &str, body: &Bytes) -> Result<multipart::Form, Reject> {
+    let bad = |what: &str| Reject::new(Reason::InvalidRequest, what.to_owned());
+    let boundary = multipart::boundary(content_type).ok_or_else(|| {
+        bad("this endpoint takes multipart/form-data with a boundary.")
+    })?;
+    multipart::scan(body, &boundary).map_err(|error| bad(&format!("{error}.")))
+}
+
+/// The configured model, if the caller may use it.
+///
+/// # Errors
+/// `model_not_found` with the nearest names that the caller may use, `model_not_allowed`.
+pub fn known_model(snapshot: &Snapshot, caller: &Caller, name: &str) -> Result<Arc<Model>, Reject> {
+    match snapshot.models.get(name) {
+        Some(model) if caller.models.allows(name) => Ok(model.clone()),
+        Some(_) => Err(Reject::new(
+            Reason::ModelNotAllowed,
+            format!(
+                "the key `{}` may not use the model `{name}`. Its `models` list does not allow it.",
+                caller.id
+            ),
+        )
+        .param("model")),
+        None => Err(Reject::new(Reason::ModelNotFound, not_found(snapshot, caller, name)).param("model")),
+    }
+}
+
+fn not_found(snapshot: &Snapshot, caller: &Caller, name: &str) -> String {
+    let mut names: Vec<(f64, &str)> = snapshot
+        .models
+        .keys()
+        .filter(|known| caller.models.allows(known))
+        .map(|known| (strsim::jaro_winkler(known, name), known.as_str()))
+        .collect();
+    names.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    let nearest: Vec<String> = names.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
+    // A client's own words may be long or odd: show what can be shown.
+    let shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();
+    if nearest.is_empty() {
+        format!("there is no model `{shown}`, and this key may use none.")
+    } else {
+        format!("there is no model `{shown}`. The nearest that this key may use: {}.", nearest.join(", "))
+    }
+}

@@ -1,0 +1,344 @@
+//! The journey of a request: accept → authenticate → inspect → plan → attempt → relay → settle.
+//! Pingora's hooks only call the stages, in order.
+
+mod attempt;
+mod authenticate;
+mod exchange;
+mod failure;
+mod held;
+mod inspect;
+mod models;
+mod relay;
+mod reply;
+mod settle;
+mod trust;
+
+pub use exchange::HeaderMark;
+
+use crate::reject::{Reason, Reject};
+use crate::state::Gateway;
+use crate::wire::route::{self, Endpoint, Route};
+use async_trait::async_trait;
+use bytes::Bytes;
+use exchange::{Call, Exchange};
+use http::HeaderMap;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The data plane.
+pub struct Edge {
+    gateway: Arc<Gateway>,
+}
+
+impl Edge {
+    /// Serves with this state.
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        Edge { gateway }
+    }
+
+    /// The journey up to the first attempt. `Ok(true)`: the request has been answered already.
+    async fn accept(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        match self.admit(session, exchange).await {
+            Ok(Step::Forward) => {
+                self.gateway.metrics.overhead_seconds.observe(exchange.started.elapsed().as_secs_f64());
+                Ok(false)
+            }
+            Ok(Step::Answer(status, body)) => {
+                reply::json(session, exchange, status, body).await?;
+                Ok(true)
+            }
+            Err(reject) => {
+                reply::refuse(session, exchange, reject).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn admit(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Step, Reject> {
+        inspect::framing(session)?;
+        let (method, path) = {
+            let header = session.req_header();
+            (header.method.clone(), path(header)?.to_owned())
+        };
+        let route = route::route(&method, &path);
+        if route == Route::Healthz {
+            return Ok(models::health(&self.gateway));
+        }
+        if let Route::Call { endpoint, .. } = &route {
+            exchange.endpoint = Some(*endpoint);
+            exchange.dialect = endpoint.dialect();
+        }
+        if self.gateway.is_draining() {
+            return Err(draining());
+        }
+        let headers = &session.req_header().headers;
+        let caller =
+            authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())?;
+        exchange.caller = Some(caller.clone());
+        match route {
+            Route::Call { endpoint, model } => {
+                self.take_call(session, exchange, endpoint, model).await?;
+                Ok(Step::Forward)
+            }
+            Route::Models => Ok(models::list(&exchange.snapshot, &caller, headers)),
+            Route::Model(name) => models::one(&exchange.snapshot, &caller, headers, &name),
+            other => Err(no_such_path(&other)),
+        }
+    }
+
+    async fn take_call(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        endpoint: Endpoint,
+        path_model: Option<String>,
+    ) -> Result<(), Reject> {
+        let snapshot = exchange.snapshot.clone();
+        let caller = exchange.caller.clone().ok_or_else(draining)?;
+        let received =
+            inspect::receive(&mut session.downstream_session, &snapshot.server, &self.gateway.bodies)
+                .await?;
+        let content_type = session.get_header("content-type").and_then(|v| v.to_str().ok());
+        let asked = inspect::understand(
+            endpoint,
+            path_model.as_deref(),
+            content_type.unwrap_or(""),
+            &received.body,
+        )?;
+        let model = inspect::known_model(&snapshot, &caller, &asked.model)?;
+        exchange.model = Some(model.clone());
+        let plan =
+            crate::plan::order(&snapshot, &caller, &model, endpoint.dialect(), rand::random());
+        if plan.is_empty() {
+            return Err(other_dialect(&model.name, endpoint));
+        }
+        let control = held::wrap(&mut session.downstream_session, received.body.clone());
+        exchange.call = Some(Call {
+            endpoint,
+            model,
+            stream: asked.stream,
+            body: received.body,
+            fields: asked.fields,
+            share: received.share,
+            control,
+            plan,
+            next: 0,
+            done: Vec::new(),
+            current: None,
+            deadline: Instant::now() + snapshot.attempts.deadline,
+            same_target: snapshot.attempts.same_target,
+            repeats: 0,
+            stale: 0,
+        });
+        Ok(())
+    }
+}
+
+/// Where a request goes from admission.
+enum Step {
+    Forward,
+    Answer(u16, Vec<u8>),
+}
+
+/// The path without its query. An absolute-form target is not for a gateway to resolve.
+fn path(header: &RequestHeader) -> Result<&str, Reject> {
+    let raw = std::str::from_utf8(header.raw_path()).ok().filter(|path| path.starts_with('/'));
+    let path = raw.ok_or_else(|| {
+        Reject::new(Reason::InvalidRequest, "the request target must be a path such as /v1/chat/completions.")
+    })?;
+    Ok(path.split(['?', '#']).next().unwrap_or(path))
+}
+
+fn draining() -> Reject {
+    Reject::new(Reason::Draining, "this gateway is shutting down. Try again: another takes over.")
+        .retry_after(Duration::from_secs(1))
+        .header("connection", "close")
+}
+
+fn no_such_path(route: &Route) -> Reject {
+    match route {
+        Route::MethodNotAllowed { allow } => {
+            Reject::new(Reason::MethodNotAllowed, format!("this path takes {allow} only."))
+                .header("allow", *allow)
+        }
+        Route::BadPath => Reject::new(Reason::InvalidRequest, "the path has characters that no path here has."),
+        _ => Reject::new(
+            Reason::UnknownPath,
+            "there is nothing at this path. The gateway serves the providers' own APIs, such as POST /v1/chat/completions, /v1/responses, /v1/messages and GET /v1/models.",
+        ),
+    }
+}
+
+fn other_dialect(model: &str, endpoint: Endpoint) -> Reject {
+    Reject::new(
+        Reason::InvalidRequest,
+        format!(
+            "no target of the model `{model}` speaks the {} API. Call it on its own provider's endpoint.",
+            endpoint.dialect()
+        ),
+    )
+    .param("model")
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new(&self.gateway)
+    }
+
+    /// No modules: bodies go through as they are.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    fn on_connection_reuse(&self, _: &mut Session, exchange: &mut Exchange, kept: Box<dyn Any + Send + Sync>) {
+        if let Ok(mark) = kept.downcast::<HeaderMark>() {
+            mark.arrived();
+            exchange.mark = Some(*mark);
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        self.accept(session, exchange).await
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+        match attempt::start(&self.gateway, exchange).await {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err(reject) => {
+                exchange.refusal = Some(reject);
+                Err(Error::new_in(ErrorType::Custom("NoAttempt")))
+            }
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        _: &mut Exchange,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let mut header = attempt::header(&self.gateway, exchange, session.req_header())?;
+        header.set_version(upstream.version);
+        *upstream = header;
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
+        if let Some(attempt) = attempt.filter(|_| end) {
+            *body = Some(attempt.body.clone());
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        header: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        relay::header(exchange, header)
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        header: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        relay::client_header(exchange, header)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        relay::body(&self.gateway, exchange, body, end);
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Bytes>> {
+        Ok(relay::trailers(&self.gateway, exchange))
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, exchange: &mut Exchange, error: Box<Error>) -> Box<Error> {
+        failure::connect(&self.gateway, exchange, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        failure::proxying(&self.gateway, session, exchange, error, reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+        failure::answer(&self.gateway, session, exchange, error).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+        failure::note_client(exchange, error);
+        settle::request_ended(&self.gateway, exchange, &failure::head(session));
+        if let Some(call) = &exchange.call {
+            held::restore(&mut session.downstream_session, &call.control);
+        }
+    }
+
+    fn persist_connection_context(&self, _: &Session, exchange: &Exchange) -> Option<Box<dyn Any + Send + Sync>> {
+        exchange.mark.as_ref().map(|mark| {
+            mark.0.store(false, std::sync::atomic::Ordering::Release);
+            Box::new(mark.clone()) as Box<dyn Any + Send + Sync>
+        })
+    }
+
+    /// The access log has it; Pingora's own line could show more of a request than ours may.
+    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _: &Session, exchange: &Exchange) -> String {
+        exchange.id.clone()
+    }
+}

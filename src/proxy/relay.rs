@@ -1,0 +1,275 @@
+//! The answer goes past: chunks leave as they come, a copy of them is metered.
+
+use super::attempt::asks_usage;
+use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
+use super::settle;
+use crate::reject::{Reason, Reject};
+use crate::state::Gateway;
+use crate::wire::errors;
+use crate::wire::meter::{End, Meter};
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Upstream response headers that end here: what belongs to one hop, what belongs to the
+/// provider's own site, and the names under which the gateway speaks itself.
+const NOT_RELAYED: [&str; 14] = [
+    "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "trailer", "upgrade",
+    "set-cookie", "alt-svc", "server", "strict-transport-security", "x-request-id", "request-id",
+    "date", "x-accel-buffering",
+];
+
+/// What a status from upstream means.
+enum Class {
+    Relay,
+    ElseWhere,
+}
+
+fn classify(status: u16) -> Class {
+    match status {
+        300..=399 | 401 | 403 | 408 | 429 | 500.. => Class::ElseWhere,
+        _ => Class::Relay,
+    }
+}
+
+/// The header of an upstream's answer. Nothing has gone to the client yet.
+///
+/// # Errors
+/// When the answer means "try elsewhere"; the running attempt then holds the reason.
+pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()> {
+    let status = header.status.as_u16();
+    if header.status.is_informational() {
+        return Ok(());
+    }
+    let Some(call) = exchange.call.as_mut() else {
+        return Err(Error::explain(ErrorType::InternalError, "an answer without a call"));
+    };
+    let (endpoint, stream) = (call.endpoint, call.stream);
+    let hide = hides_usage(call);
+    let Some(attempt) = call.current.as_mut() else {
+        return Err(Error::explain(ErrorType::InternalError, "an answer without an attempt"));
+    };
+    if let Class::ElseWhere = classify(status) {
+        let after = retry_after(&header.headers, SystemTime::now());
+        attempt.failure = Some(Failure::Status(status, after));
+        return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+    }
+    let events = content_type_is(&header.headers, "text/event-stream");
+    let json = content_type_is(&header.headers, "application/json");
+    let coded = header.headers.contains_key("content-encoding");
+    let meter = match (events, json) {
+        _ if coded => Meter::opaque(endpoint),
+        (true, _) => Meter::stream(endpoint, hide),
+        (_, true) => Meter::json(endpoint),
+        _ => Meter::opaque(endpoint),
+    };
+    if events && hide && !coded {
+        // A chunk may be taken out: the length is not known any more.
+        header.remove_header("content-length");
+    }
+    let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
+    let upstream_id = text("x-request-id").or_else(|| text("request-id")).map(str::to_owned);
+    attempt.relay = Some(Relay {
+        status,
+        meter,
+        events,
+        first_byte: None,
+        bytes: 0,
+        upstream_id,
+        end: None,
+    });
+    if json && !stream && header.status.is_success() && !coded {
+        call.control.hold_answer();
+    }
+    Ok(())
+}
+
+/// Whether the usage chunk was asked for by the gateway, and not by the client.
+fn hides_usage(call: &Call) -> bool {
+    let asked = match &call.fields {
+        BodyFields::Json(fields) => fields
+            .stream_options
+            .as_ref()
+            .is_some_and(|options| matches!(options.include_usage, Some((_, true)))),
+        BodyFields::Form(_) => false,
+    };
+    call.stream && asks_usage(call.endpoint) && !asked
+}
+
+fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
+    let value = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case(wanted)
+}
+
+/// The header as the client gets it.
+///
+/// # Errors
+/// Only when a header can't be written, which is a bug.
+pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()> {
+    if header.status.is_informational() {
+        return Ok(());
+    }
+    for name in NOT_RELAYED {
+        header.remove_header(name);
+    }
+    let own: Vec<_> =
+        header.headers.keys().filter(|name| name.as_str().starts_with("x-tollbar-")).cloned().collect();
+    for name in own {
+        header.remove_header(&name);
+    }
+    exchange.status = header.status.as_u16();
+    super::reply::identify(exchange, header)?;
+    let Some(call) = exchange.call.as_ref() else {
+        return Ok(());
+    };
+    let Some(attempt) = call.current.as_ref() else {
+        return Ok(());
+    };
+    header.insert_header("x-tollbar-model", attempt.candidate.model.name.as_str())?;
+    header.insert_header("x-tollbar-target", attempt.candidate.target.id.as_str())?;
+    header.insert_header("x-tollbar-attempts", (call.done.len() + 1).to_string())?;
+    if attempt.relay.as_ref().is_some_and(|relay| relay.events) {
+        header.insert_header("cache-control", "no-cache, no-transform")?;
+        header.insert_header("x-accel-buffering", "no")?;
+    }
+    Ok(())
+}
+
+/// A piece of the answer's body; `end` marks the last one.
+pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>, end: bool) {
+    let id = &exchange.id;
+    let Some(call) = exchange.call.as_mut() else {
+        return;
+    };
+    let endpoint = call.endpoint;
+    let Some(relay) = call.current.as_mut().and_then(|attempt| attempt.relay.as_mut()) else {
+        return;
+    };
+    if relay.end.is_some() {
+        return;
+    }
+    let mut out = Bytes::new();
+    if let Some(chunk) = body.take().filter(|chunk| !chunk.is_empty()) {
+        if relay.first_byte.is_none() {
+            relay.first_byte = Some(Instant::now());
+            call.control.set_deadline(None);
+        }
+        out = relay.meter.chunk(chunk);
+    }
+    if end {
+        out = join(out, relay.meter.end());
+        let report = relay.meter.report();
+        if relay.events && report.end == End::Truncated {
+            let broken = interrupted(id, "the provider's stream ended before the answer did");
+            out = join(out, broken.event(endpoint).into());
+        }
+        relay.end = Some(report.end);
+    }
+    relay.bytes += out.len() as u64;
+    // An empty chunk would end a chunked answer: hand on nothing instead.
+    *body = (!out.is_empty()).then_some(out);
+    if end {
+        settle::answer_ended(gateway, exchange);
+    }
+}
+
+/// What the relay still holds back when the upstream ends with trailers.
+pub fn trailers(gateway: &Gateway, exchange: &mut Exchange) -> Option<Bytes> {
+    let mut rest = None;
+    body(gateway, exchange, &mut rest, true);
+    rest
+}
+
+fn join(a: Bytes, b: Bytes) -> Bytes {
+    match (a.is_empty(), b.is_empty()) {
+        (_, true) => a,
+        (true, false) => b,
+        (false, false) => {
+            let mut both = BytesMut::with_capacity(a.len() + b.len());
+            both.extend_from_slice(&a);
+            both.extend_from_slice(&b);
+            both.freeze()
+        }
+    }
+}
+
+/// The error that ends a stream which broke after it had begun.
+pub struct Interrupted<'a> {
+    request_id: &'a str,
+    reject: Reject,
+}
+
+/// States that a stream broke, and why.
+pub fn interrupted<'a>(request_id: &'a str, why: &str) -> Interrupted<'a> {
+    let message = format!(
+        "{why}. What came before is incomplete; nothing was added, and no other model was asked."
+    );
+    Interrupted { request_id, reject: Reject::new(Reason::StreamInterrupted, message) }
+}
+
+impl Interrupted<'_> {
+    /// The event that says so in the client's dialect.
+    pub fn event(&self, endpoint: crate::wire::route::Endpoint) -> Vec<u8> {
+        errors::stream_event(
+            endpoint,
+            &errors::ErrorText {
+                status: self.reject.reason.status(),
+                code: self.reject.reason.code(),
+                message: &self.reject.message,
+                param: None,
+                request_id: self.request_id,
+            },
+        )
+    }
+}
+
+/// How long a provider wants to be left alone: `retry-after-ms`, or `retry-after` in seconds
+/// (fractions too) or as an HTTP date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let seconds = |value: f64| Duration::try_from_secs_f64(value).ok();
+    if let Some(ms) = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok()) {
+        return seconds(ms / 1000.0);
+    }
+    let value = text("retry-after")?;
+    match value.parse::<f64>() {
+        Ok(number) => seconds(number),
+        Err(_) => {
+            let at = httpdate::parse_http_date(value).ok()?;
+            Some(at.duration_since(now).unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        map.insert(name, value.parse().unwrap());
+        map
+    }
+
+    #[test]
+    fn retry_after_in_all_its_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let cases = [
+            ("retry-after", "7", Some(7000)),
+            ("retry-after", "5.512", Some(5512)),
+            ("retry-after-ms", "250", Some(250)),
+            ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT", Some(60_000)),
+            ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("retry-after", "-3", None),
+            ("retry-after", "soon", None),
+        ];
+        for (name, value, ms) in cases {
+            let wanted = ms.map(Duration::from_millis);
+            assert_eq!(retry_after(&headers(name, value), now), wanted, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The gateway's own answers: refusals, the model list, health.
+
+use super::exchange::Exchange;
+use crate::reject::Reject;
+use crate::units::Dialect;
+use crate::wire::errors::{self, ErrorText};
+use bytes::Bytes;
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use std::time::Duration;
+
+/// The most of an unread body that is read and thrown away, so that the client gets to see the
+/// refusal and can use the connection again.
+const MAX_DRAINED: u64 = 1024 * 1024;
+
+/// Headers that every answer carries.
+///
+/// # Errors
+/// Only when a header can't be written, which is a bug.
+pub fn identify(exchange: &Exchange, header: &mut ResponseHeader) -> Result<()> {
+    header.insert_header("x-request-id", exchange.id.as_str())?;
+    if exchange.dialect == Dialect::Anthropic {
+        // The name that Anthropic's SDKs read.
+        header.insert_header("request-id", exchange.id.as_str())?;
+    }
+    header.insert_header("x-tollbar-config", exchange.snapshot.generation.to_string())?;
+    Ok(())
+}
+
+/// Writes a refusal in the client's dialect.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn refuse(session: &mut Session, exchange: &mut Exchange, reject: Reject) -> Result<()> {
+    let status = reject.reason.status();
+    let text = ErrorText {
+        status,
+        code: reject.reason.code(),
+        message: &reject.message,
+        param: reject.param,
+        request_id: &exchange.id,
+    };
+    let body = errors::body(exchange.dialect, &text);
+    let mut header = ResponseHeader::build(status, Some(12))?;
+    header.insert_header("content-type", "application/json")?;
+    if let Some(after) = reject.retry_after {
+        // Rounded up: a client that comes back early is refused again.
+        header.insert_header("retry-after", after.as_millis().div_ceil(1000).max(1).to_string())?;
+    }
+    if let Some(retry) = reject.reason.should_retry() {
+        header.insert_header("x-should-retry", if retry { "true" } else { "false" })?;
+    }
+    for (name, value) in &reject.headers {
+        header.insert_header(*name, value.as_str())?;
+    }
+    if let Some(call) = exchange.call.as_ref() {
+        header.insert_header("x-tollbar-attempts", call.done.len().to_string())?;
+    }
+    exchange.status = status;
+    exchange.refusal = Some(reject);
+    finish(session, exchange, header, body).await
+}
+
+/// Writes an answer of the gateway's own making.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn json(session: &mut Session, exchange: &mut Exchange, status: u16, body: Vec<u8>) -> Result<()> {
+    let mut header = ResponseHeader::build(status, Some(6))?;
+    header.insert_header("content-type", "application/json")?;
+    exchange.status = status;
+    finish(session, exchange, header, body).await
+}
+
+async fn finish(
+    session: &mut Session,
+    exchange: &Exchange,
+    mut header: ResponseHeader,
+    body: Vec<u8>,
+) -> Result<()> {
+    header.insert_header("content-length", body.len().to_string())?;
+    identify(exchange, &mut header)?;
+    drain(session).await;
+    session.write_response_header(Box::new(header), false).await?;
+    session.write_response_body(Some(Bytes::from(body)), true).await
+}
+
+/// Reads what is left of a small body; a large or slow one costs the client its connection.
+async fn drain(session: &mut Session) {
+    if session.is_body_done() {
+        return;
+    }
+    let length = session.req_header().headers.get("content-length");
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let small = length.is_some_and(|length| length <= MAX_DRAINED);
+    let drained = small
+        && matches!(
+            tokio::time::timeout(Duration::from_secs(2), session.drain_request_body()).await,
+            Ok(Ok(()))
+        );
+    if !drained {
+        session.set_keepalive(None);
+    }
+}

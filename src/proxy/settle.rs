@@ -1,0 +1,219 @@
+//! The end of attempts and of requests: each is recorded exactly once, however it ended.
+
+use super::attempt::unbilled;
+use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
+use crate::access_log::Entry;
+use crate::metrics::Metrics;
+use crate::state::Gateway;
+use crate::units::{NanoUsd, Usage, UsageSource};
+use crate::wire::meter::{End, Report};
+use std::time::Duration;
+
+/// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
+const BYTES_PER_TOKEN: u64 = 3;
+
+/// The upstream's body has come to its end, good or bad: books the attempt.
+pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
+    let Some(call) = exchange.call.as_mut() else {
+        return;
+    };
+    let Some(attempt) = call.current.take() else {
+        return;
+    };
+    call.control.set_deadline(None);
+    let failure = attempt.relay.as_ref().and_then(|relay| match relay.end.as_ref() {
+        Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
+        Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
+        Some(End::Complete) | None => None,
+    });
+    let record = book(gateway, exchange, &attempt, failure);
+    if let Some(call) = exchange.call.as_mut() {
+        call.control.set_cost(record.cost.to_string());
+        call.done.push(record);
+    }
+}
+
+/// An attempt has failed: books it.
+pub fn attempt_failed(gateway: &Gateway, exchange: &mut Exchange, attempt: Attempt, failure: Failure) {
+    let begun = attempt.relay.as_ref().is_some_and(|relay| relay.status < 300);
+    let record = if begun {
+        book(gateway, exchange, &attempt, Some(failure))
+    } else {
+        let record = unbilled(&attempt, failure);
+        count(gateway, &attempt, &record);
+        record
+    };
+    if let Some(call) = exchange.call.as_mut() {
+        call.done.push(record);
+    }
+}
+
+/// Usage, cost and metrics of an attempt that got an answer.
+fn book(
+    gateway: &Gateway,
+    exchange: &Exchange,
+    attempt: &Attempt,
+    failure: Option<Failure>,
+) -> AttemptRecord {
+    let mut record = unbilled(attempt, Failure::ClientGone);
+    record.outcome = failure.as_ref().map_or("ok", Failure::outcome);
+    record.failure = failure;
+    if let Some(relay) = &attempt.relay {
+        let report = relay.meter.report();
+        record.status = Some(relay.status);
+        record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
+        record.bytes = relay.bytes;
+        record.upstream_id.clone_from(&relay.upstream_id);
+        if relay.status < 300 {
+            (record.usage, record.source) = consumed(&report, attempt, record.failure.as_ref());
+            record.cost = attempt.candidate.target.price.cost(&record.usage);
+        } else if record.failure.is_none() {
+            record.outcome = "relayed_error";
+        }
+    }
+    count(gateway, attempt, &record);
+    count_money(gateway, exchange, attempt, &record);
+    record
+}
+
+/// What the attempt consumed: as reported where it was, else estimated from what went past.
+fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (Usage, UsageSource) {
+    let mut usage = report.usage;
+    let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
+    if usage.input.is_some() && !cut {
+        return (usage, UsageSource::Reported);
+    }
+    let tokens = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
+    let sent = attempt.body.len() as u64;
+    usage.input = usage.input.or(Some(tokens(sent)));
+    let seen = tokens(report.text_bytes);
+    usage.output = Some(usage.output.unwrap_or(0).max(seen));
+    (usage, UsageSource::Estimated)
+}
+
+fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
+    let target = &attempt.candidate.target;
+    let metrics = &gateway.metrics;
+    let labels = [target.provider.as_str(), target.model.as_str()];
+    metrics.attempts.with_label_values(&[labels[0], labels[1], record.outcome]).inc();
+    Metrics::observe(&metrics.attempt_seconds, &labels, record.took);
+    if let Some(first) = record.first_token {
+        Metrics::observe(&metrics.first_token_seconds, &labels, first);
+    }
+    if record.failure == Some(Failure::ClientGone) {
+        metrics.abandoned_streams.with_label_values(&labels).inc();
+        let streamed = record.usage.output.unwrap_or(0);
+        metrics.abandoned_tokens.with_label_values(&labels).inc_by(streamed);
+    }
+}
+
+fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
+    let target = &attempt.candidate.target;
+    let (provider, model) = (target.provider.as_str(), target.model.as_str());
+    let team = exchange.team_label();
+    let kinds = [
+        ("input", record.usage.input),
+        ("cached_input", record.usage.cached_input),
+        ("cache_write", record.usage.cache_write),
+        ("output", record.usage.output),
+        ("reasoning", record.usage.reasoning),
+    ];
+    for (kind, tokens) in kinds {
+        if let Some(tokens) = tokens.filter(|tokens| *tokens > 0) {
+            gateway.metrics.tokens.with_label_values(&[provider, model, team, kind]).inc_by(tokens);
+        }
+    }
+    #[allow(clippy::cast_precision_loss)] // a metric is a float; the ledger is not
+    let usd = record.cost.0 as f64 / 1e9;
+    gateway.metrics.cost_usd.with_label_values(&[provider, model, team]).inc_by(usd);
+}
+
+/// The request is over: one log line, its metrics.
+pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head) {
+    leave_no_attempt(gateway, exchange);
+    let took = exchange.started.elapsed();
+    let model = exchange.model_label();
+    let status = exchange.status.to_string();
+    let labels = [model, exchange.team_label(), status.as_str()];
+    gateway.metrics.requests.with_label_values(&labels).inc();
+    Metrics::observe(&gateway.metrics.request_seconds, &[model], took);
+    let entry = entry(exchange, request, took);
+    if !gateway.access_log.log(&entry) {
+        gateway.metrics.log_dropped.inc();
+    }
+}
+
+/// An attempt that no hook has ended, because Pingora gave up on its own.
+fn leave_no_attempt(gateway: &Gateway, exchange: &mut Exchange) {
+    let ended_well = exchange
+        .call
+        .as_mut()
+        .and_then(|call| call.current.as_mut())
+        .and_then(|attempt| attempt.relay.as_mut())
+        .is_some_and(|relay| {
+            let _ = relay.meter.end();
+            relay.end = Some(relay.meter.report().end);
+            true
+        });
+    if exchange.client_gone {
+        super::attempt::fail(gateway, exchange, Failure::ClientGone);
+    } else if ended_well {
+        answer_ended(gateway, exchange);
+    } else {
+        super::attempt::fail(gateway, exchange, Failure::Internal("given up".into()));
+    }
+}
+
+/// What the log says of a request's header.
+pub struct Head {
+    /// The client's address.
+    pub client: String,
+    /// The method.
+    pub method: String,
+    /// Whether an SDK says it repeats a request.
+    pub sdk_retry: bool,
+}
+
+fn entry(exchange: &Exchange, head: &Head, took: Duration) -> Entry {
+    let call = exchange.call.as_ref();
+    let caller = exchange.caller.as_ref();
+    let done = call.map_or(&[][..], |call| &call.done);
+    let last = done.last();
+    let cost = done.iter().fold(NanoUsd(0), |sum, record| sum.saturating_add(record.cost));
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Entry {
+        ts: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        request_id: exchange.id.clone(),
+        client: head.client.clone(),
+        method: head.method.clone(),
+        endpoint: exchange.endpoint.map_or("-", |endpoint| endpoint.as_str()),
+        key_id: caller.map(|caller| caller.id.clone()),
+        team: caller.and_then(|caller| caller.team.clone()),
+        user: caller.and_then(|caller| caller.user.clone()),
+        model: exchange.model.as_ref().map(|model| model.name.clone()),
+        target: last.map(|record| record.target.clone()),
+        status: exchange.status,
+        code: exchange.refusal.as_ref().map(|refusal| refusal.reason.code()),
+        stream: call.is_some_and(|call| call.stream),
+        attempts: done.iter().map(AttemptRecord::line).collect(),
+        outcome: match (&exchange.refusal, last) {
+            _ if exchange.client_gone => "client_gone",
+            (Some(_), _) => "refused",
+            (None, Some(record)) => record.outcome,
+            (None, None) => "ok",
+        },
+        client_gone: exchange.client_gone,
+        input_tokens: last.and_then(|record| record.usage.input),
+        cached_input_tokens: last.and_then(|record| record.usage.cached_input),
+        output_tokens: last.and_then(|record| record.usage.output),
+        usage_source: last.map_or(UsageSource::None, |record| record.source).as_str(),
+        cost_usd: last.map(|_| cost.to_string()),
+        bytes_in: call.map_or(0, |call| call.body.len() as u64),
+        bytes_out: last.map_or(0, |record| record.bytes),
+        first_token_ms: last.and_then(|record| record.first_token).map(millis),
+        duration_ms: millis(took),
+        upstream_request_id: last.and_then(|record| record.upstream_id.clone()),
+        config: exchange.snapshot.generation,
+        sdk_retry: head.sdk_retry,
+    }
+}

@@ -1,0 +1,198 @@
+//! What lives as long as the process: everything mutable, addressed by stable names.
+
+use crate::access_log::AccessLog;
+use crate::metrics::Metrics;
+use crate::reload::Live;
+use crate::resolve::Resolver;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// The process, as requests and the admin listener see it.
+pub struct Gateway {
+    /// The configuration in force.
+    pub live: Live,
+    /// What Prometheus scrapes.
+    pub metrics: Metrics,
+    /// One line per request.
+    pub access_log: AccessLog,
+    /// Host names to addresses.
+    pub resolver: Resolver,
+    /// Request bodies in memory.
+    pub bodies: Arc<ByteBudget>,
+    /// Requests being worked on.
+    pub running: Arc<Running>,
+    /// When the process started.
+    pub started: Instant,
+    draining: AtomicBool,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    pub fn new(live: Live, metrics: Metrics, access_log: AccessLog) -> Self {
+        let gateway = Gateway {
+            live,
+            metrics,
+            access_log,
+            resolver: Resolver::default(),
+            bodies: Arc::default(),
+            running: Arc::default(),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+        };
+        gateway.publish_config();
+        gateway
+    }
+
+    /// From now on new work is refused with 503.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Reloads the configuration, with metrics and a log line.
+    ///
+    /// # Errors
+    /// The problems, when the old configuration was kept.
+    pub fn reload(&self) -> Result<u64, Vec<String>> {
+        match self.live.reload() {
+            Ok(snapshot) => {
+                self.metrics.config_reloads.with_label_values(&["ok"]).inc();
+                self.publish_config();
+                log::info!("configuration reloaded: generation {}", snapshot.generation);
+                for warning in self.live.last().warnings {
+                    log::warn!("{warning}");
+                }
+                Ok(snapshot.generation)
+            }
+            Err(problems) => {
+                self.metrics.config_reloads.with_label_values(&["refused"]).inc();
+                for problem in &problems {
+                    log::error!("reload refused, the old configuration stays: {problem}");
+                }
+                Err(problems)
+            }
+        }
+    }
+
+    /// Shows generation and credential fingerprints as metrics.
+    fn publish_config(&self) {
+        let snapshot = self.live.peek();
+        self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        self.metrics.credential.reset();
+        for provider in snapshot.providers.values() {
+            if let Some(key) = &provider.api_key {
+                let labels = [provider.name.as_str(), &key.fingerprint()];
+                self.metrics.credential.with_label_values(&labels).set(1.0);
+            }
+        }
+    }
+}
+
+/// A bound on bytes held in memory, taken before the bytes are read.
+#[derive(Default)]
+pub struct ByteBudget(AtomicU64);
+
+impl ByteBudget {
+    /// Takes `bytes` if they fit under `cap`; they come back when the share is dropped.
+    pub fn take(self: &Arc<Self>, bytes: u64, cap: u64) -> Option<ByteShare> {
+        let mut share = ByteShare { of: self.clone(), bytes: 0 };
+        share.grow(bytes, cap).then_some(share)
+    }
+
+    /// What is taken now.
+    pub fn used(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes taken from a [`ByteBudget`], given back on drop.
+pub struct ByteShare {
+    of: Arc<ByteBudget>,
+    bytes: u64,
+}
+
+impl ByteShare {
+    /// Takes more. Returns `false`, and takes nothing, where that would pass `cap`.
+    #[must_use]
+    pub fn grow(&mut self, more: u64, cap: u64) -> bool {
+        let taken = self.of.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            used.checked_add(more).filter(|sum| *sum <= cap)
+        });
+        if taken.is_ok() {
+            self.bytes += more;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for ByteShare {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// Counts requests being worked on, so that a shutdown can wait for the last one.
+#[derive(Default)]
+pub struct Running {
+    count: AtomicU64,
+    idle: Notify,
+}
+
+impl Running {
+    /// Counts one request until the guard is dropped.
+    pub fn enter(self: &Arc<Self>) -> RunningGuard {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        RunningGuard(self.clone())
+    }
+
+    /// How many run now.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Returns when nothing runs.
+    pub async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// One request being worked on.
+pub struct RunningGuard(Arc<Running>);
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_gives_back_what_it_took() {
+        let budget = Arc::new(ByteBudget::default());
+        let mut share = budget.take(60, 100);
+        assert!(budget.take(41, 100).is_none(), "would pass the cap");
+        assert!(share.as_mut().is_some_and(|s| s.grow(40, 100)));
+        assert_eq!(budget.used(), 100);
+        drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+}

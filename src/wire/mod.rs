@@ -1,0 +1,31 @@
+//! What is on the wire: paths, request bodies, answers, errors. Pure code, no I/O.
+//!
+//! A request body is checked and edited in place (`scan`, `multipart`, `splice`); an answer is
+//! watched as it goes past (`sse` or `tap` find the pieces, one of the dialects reads them,
+//! `meter` holds the result). Nothing is re-serialised.
+
+pub mod route;
+mod route_path;
+
+pub mod fault;
+pub mod json;
+pub mod json_text;
+pub mod look;
+pub mod multipart;
+pub mod scan;
+pub mod splice;
+
+mod hold;
+pub mod meter;
+pub mod seen;
+pub mod sse;
+pub mod tap;
+
+pub mod anthropic;
+pub mod gemini;
+pub mod openai;
+
+pub mod errors;
+
+#[cfg(test)]
+mod tests;

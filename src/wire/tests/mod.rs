@@ -1,0 +1,14 @@
+//! Tests of the wire layer, one file for each of its parts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod errors;
+mod fixtures;
+mod meter;
+mod meter_json;
+mod multipart;
+mod route;
+mod scan;
+mod scan_any;
+mod splice;
+mod sse;
+mod tap;
