@@ -1,5 +1,5 @@
 //! Scripts, keys, connections, records, HTTP/2, control endpoint.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

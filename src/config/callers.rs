@@ -4,7 +4,7 @@ use super::file::{self, File};
 use super::problem::Report;
 use super::read::At;
 use super::resolve::{missing, scope};
-use super::snapshot::{Model, Scope};
+use super::snapshot::Scope;
 use super::suggest::{self, shown};
 use super::text::Texts;
 use crate::keys::{Allow, Caller};
@@ -15,7 +15,6 @@ use std::sync::Arc;
 /// What keys refer to.
 pub(crate) struct Around<'a> {
     pub file: &'a File,
-    pub models: &'a HashMap<String, Arc<Model>>,
     pub teams: &'a HashMap<String, Arc<Scope>>,
     pub users: &'a HashMap<String, Arc<Scope>>,
     pub global: &'a Scope,
@@ -28,6 +27,7 @@ pub(crate) fn resolve(
 ) -> Vec<At<Arc<Caller>>> {
     let mut out: Vec<At<Arc<Caller>>> = Vec::new();
     let mut lines: HashMap<String, Option<usize>> = HashMap::new();
+    let mut hashes: HashMap<[u8; 32], String> = HashMap::new();
     for written in around.file.keys.iter().flatten() {
         if let Some(id) = &written.id
             && let Some(first) = lines.insert(id.value.clone(), id.place.line)
@@ -38,8 +38,8 @@ pub(crate) fn resolve(
         }
         let Some(caller) = key(written, around, texts, report) else { continue };
         let place = written.place.clone();
-        if let Some(other) = out.iter().find(|other| other.value.hash == caller.hash) {
-            let message = format!("the same hash as key `{}`", shown(&other.value.id));
+        if let Some(other) = hashes.insert(caller.hash, caller.id.clone()) {
+            let message = format!("the same hash as key `{}`", shown(&other));
             report.problem(&place.key("hash"), message, "Make another key with `tollbar keygen`");
         }
         out.push(At { value: Arc::new(caller), place });

@@ -14,6 +14,8 @@ use std::time::Duration;
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
         $(#[$doc])*
+        // Not every section's own place is needed by a rule.
+        #[allow(dead_code)]
         #[derive(Debug, Clone, Default)]
         pub(crate) struct $name {
             pub place: Place,

@@ -86,6 +86,7 @@ fn millis(name: &str, value: &str) -> Result<u64, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::provider::Cut;

@@ -95,12 +95,12 @@ pub async fn receive(stream: &mut TcpStream) -> Raw {
         let mut buffer = [0; 65536];
         let read = stream.read(&mut buffer).await.unwrap_or(0);
         bytes.extend_from_slice(&buffer[..read]);
-        if raw.head.is_empty() {
-            if let Some(at) = find(&bytes, b"\r\n\r\n") {
-                raw.head = String::from_utf8(bytes.drain(..at + 4).collect()).unwrap();
-                raw.status = raw.head[9..12].parse().unwrap();
-                raw.head_after = start.elapsed();
-            }
+        if raw.head.is_empty()
+            && let Some(at) = find(&bytes, b"\r\n\r\n")
+        {
+            raw.head = String::from_utf8(bytes.drain(..at + 4).collect()).unwrap();
+            raw.status = raw.head[9..12].parse().unwrap();
+            raw.head_after = start.elapsed();
         }
         if !raw.head.is_empty() && !bytes.is_empty() && raw.body_after.is_zero() {
             raw.body_after = start.elapsed();

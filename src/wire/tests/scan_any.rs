@@ -54,7 +54,7 @@ fn request() -> impl Strategy<Value = Value> {
         proptest::option::of(count.clone()),
         proptest::option::of(count),
     );
-    (proptest::collection::vec((any::<String>(), value()), 0..6), value(), ours).prop_map(
+    (others, value(), ours).prop_map(
         |(others, messages, (model, stream, options, chat, short))| {
             let mut all: Map<String, Value> = others.into_iter().collect();
             let mut put = |name: &str, value: Option<Value>| {

@@ -1,0 +1,94 @@
+//! The files in conf/ load.
+
+use super::super::{candidates, file, plan};
+use super::*;
+
+const REFERENCE: &str = include_str!("../../../conf/reference.yaml");
+const CERT: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
+const TOKEN: &str = "b7c1f9d2e4a68035b7c9f1d2e4a68035";
+
+fn everything() -> Fake {
+    Fake::default()
+        .var("TOLLBAR_ADMIN_TOKEN", TOKEN)
+        .var("OPENAI_API_KEY", "sk-one")
+        .var("ANTHROPIC_API_KEY", "sk-two")
+        .var("HOOK_SECRET", "hook")
+        .var("TOLLBAR_FIRST_KEY_HASH", &format!("sha256:{}", "ab".repeat(32)))
+        .var("TOLLBAR_DEMO_PROVIDER", "127.0.0.1:4010")
+        .var("TOLLBAR_DEMO_ADMIN_TOKEN", TOKEN)
+        .var("TOLLBAR_DEMO_KEY_HASH", &"cd".repeat(32))
+        .file("/etc/tollbar/tls.crt", CERT)
+        .file("/etc/tollbar/tls.key", KEY)
+        .file("/etc/tollbar/roots.pem", CERT)
+        .file("/etc/tollbar/anthropic.key", "sk-three\n")
+        .file(
+            "/etc/tollbar/prices.yaml",
+            "openai/gpt-4o-mini: { input: 0.14, output: 0.55, context_window: 64000 }\nlocal/llama-3: free\n",
+        )
+}
+
+#[test]
+fn the_reference_loads_without_a_warning() {
+    let loaded = load(REFERENCE, &everything()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(loaded.warnings, []);
+    let snapshot = loaded.snapshot;
+    assert_eq!(snapshot.listeners.len(), 2);
+    assert_eq!(snapshot.hash.len(), 16);
+    let own = snapshot.catalog.own("openai", "gpt-4o-mini").unwrap();
+    assert_eq!((own.price.input, own.context_window), (140_000, Some(64_000)));
+    assert!(own.price.version.starts_with("prices-"), "{}", own.price.version);
+    assert!(snapshot.catalog.own("local", "llama-3").unwrap().price.free);
+    let key = snapshot.keys.iter().next().unwrap();
+    assert_eq!(key.metadata, r#"{"app":"storefront"}"#);
+    assert!(key.models.allows("small") && !key.models.allows("large"));
+}
+
+#[test]
+fn the_reference_shows_every_key() {
+    for key in file::SCHEMA.iter().copied().flatten().filter(|key| **key != "key") {
+        let there = REFERENCE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        assert!(there.into_iter().any(|word| word == *key), "{key}");
+        assert!(REFERENCE.contains(&format!("{key}:")) , "{key}");
+    }
+}
+
+/// A default written in the reference is the default.
+#[test]
+fn defaults_are_what_the_reference_says() {
+    let base = good(BASE).snapshot;
+    let shown = load(REFERENCE, &everything()).unwrap().snapshot;
+    assert_eq!(base.attempts, shown.attempts);
+    assert_eq!(base.breaker, shown.breaker);
+    assert_eq!(base.admission_wait, shown.admission_wait);
+    assert_eq!(base.tiers, shown.tiers);
+    assert_eq!(format!("{:?}", base.server), format!("{:?}", shown.server));
+    assert_eq!(base.alerts.budget_at, shown.alerts.budget_at);
+    assert_eq!(base.alerts.fallback_rate, shown.alerts.fallback_rate);
+    assert_eq!((base.timezone, base.state_path), (shown.timezone, shown.state_path));
+    assert_eq!(base.admin.address, shown.admin.address);
+    let (a, b) = (&base.providers["openai"], &shown.providers["openai"]);
+    assert_eq!((a.connect_timeout, a.read_timeout), (b.connect_timeout, b.read_timeout));
+    assert_eq!((a.http2, a.on_disconnect), (b.http2, b.on_disconnect));
+}
+
+#[test]
+fn the_smallest_and_the_demo_load_without_a_warning() {
+    for text in [
+        include_str!("../../../conf/tollbar.yaml"),
+        include_str!("../../../conf/demo.yaml"),
+    ] {
+        let loaded = load(text, &everything()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(loaded.warnings, []);
+    }
+    let demo = load(include_str!("../../../conf/demo.yaml"), &everything()).unwrap().snapshot;
+    let provider = &demo.providers["sim-openai"];
+    assert_eq!((provider.host.as_str(), provider.port, provider.tls), ("127.0.0.1", 4010, false));
+    assert_eq!(provider.base_path, "/v1");
+    let order: Vec<_> = candidates(&demo, &demo.models["demo-small"])
+        .iter()
+        .map(|(_, target)| target.id.clone())
+        .collect();
+    assert_eq!(order, ["sim-openai/sim-small", "sim-openai/sim-backup"]);
+    assert!(plan(&demo).contains("worst price multiple of a fallback: 0.7x"), "{}", plan(&demo));
+}

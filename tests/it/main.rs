@@ -1,0 +1,5 @@
+//! Integration tests: each starts the real binary on free ports against the scripted provider.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod layers;
+mod support;

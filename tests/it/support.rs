@@ -1,0 +1,266 @@
+//! What the tests share: the real binary as a child process, and clients for it.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tollbar_loadtest::provider::Provider;
+
+/// The virtual key of [`config`].
+pub const KEY: &str = "tb-test-key";
+/// The admin token of [`config`].
+pub const ADMIN_TOKEN: &str = "admin-token-0123456789-0123456789-abcd";
+
+/// A scripted provider on a free port.
+pub fn provider() -> Provider {
+    Provider::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap()
+}
+
+/// The hash of a key as the configuration writes it.
+pub fn hash(key: &str) -> String {
+    format!("sha256:{}", hex::encode(tollbar::secret::sha256(key.as_bytes())))
+}
+
+/// The head that every configuration here needs: free ports, admin token, one unlimited key.
+pub fn head() -> String {
+    format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
+         admin: {{ address: 127.0.0.1:0, token: {ADMIN_TOKEN} }}\n\
+         server: {{ threads: 2 }}\n\
+         keys:\n  - {{ id: test, hash: \"{}\", models: [\"*\"], unlimited: true }}\n",
+        hash(KEY)
+    )
+}
+
+/// [`head`], and two models, one per dialect, at this provider.
+pub fn config(provider: &Provider) -> String {
+    let base = provider.base();
+    format!(
+        "{}providers:\n  \
+           p: {{ dialect: openai, base_url: \"{base}/v1\", api_key: \"${{PROVIDER_KEY:-sk-provider}}\" }}\n  \
+           a: {{ dialect: anthropic, base_url: \"{base}\", api_key: \"${{PROVIDER_KEY:-sk-provider}}\" }}\n\
+         models:\n  \
+           gpt: {{ targets: [ {{ provider: p, model: sim-gpt, price: {{ input: 1, output: 2 }} }} ] }}\n  \
+           claude: {{ targets: [ {{ provider: a, model: sim-claude, price: {{ input: 1, output: 2 }} }} ] }}\n",
+        head()
+    )
+}
+
+/// A directory that is removed again.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("tollbar-it-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Scratch(dir)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `tollbar run` as a child process; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub scratch: Scratch,
+    /// The data listeners, in the order of the configuration.
+    pub data: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    stdout: Arc<Mutex<Vec<String>>>,
+    stderr: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts it with this configuration.
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, &[])
+    }
+
+    /// Starts it with environment variables.
+    pub fn start_with(config: &str, vars: &[(&str, &str)]) -> Self {
+        let scratch = Scratch::new();
+        let file = scratch.0.join("tollbar.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tollbar"))
+            .args(["run", "-c"])
+            .arg(&file)
+            .envs(vars.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = collect(child.stdout.take().unwrap());
+        let stderr = collect(child.stderr.take().unwrap());
+        let mut server = Server {
+            child,
+            scratch,
+            data: Vec::new(),
+            admin: SocketAddr::from(([0, 0, 0, 0], 0)),
+            stdout,
+            stderr,
+        };
+        server.wait_ready();
+        server
+    }
+
+    fn wait_ready(&mut self) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let lines = self.stderr();
+            if let Some(admin) = lines.iter().find_map(|line| line.split("admin on http://").nth(1)) {
+                self.admin = admin.trim().parse().unwrap();
+                self.data = lines
+                    .iter()
+                    .filter_map(|line| line.split("listening on ").nth(1))
+                    .map(|url| url.split("://").nth(1).unwrap().trim().parse().unwrap())
+                    .collect();
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < until, "no start: {ended:?}\n{}", lines.join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// `http://…` of the first data listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.data[0])
+    }
+
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.scratch.0.join("tollbar.yaml")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name (`HUP`, `TERM`, `QUIT`).
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_exit(&mut self, within: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + within;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// The access log so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().unwrap().clone()
+    }
+
+    /// The process's own log so far.
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// The access log, once it has at least `n` lines.
+    pub async fn log(&self, n: usize) -> Vec<serde_json::Value> {
+        eventually(Duration::from_secs(10), || self.stdout().len() >= n).await;
+        self.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The value of a metric line that starts like this, or 0.
+    pub async fn metric(&self, start: &str) -> f64 {
+        let text = client().get(self.admin_url("/metrics")).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(start));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(from: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = lines.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            let Ok(line) = line else { return };
+            sink.lock().unwrap().push(line);
+        }
+    });
+    lines
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // reqwest was built without a TLS provider of its own: the one everything else uses will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
+/// An HTTP/1.1 client.
+pub fn client() -> reqwest::Client {
+    builder().http1_only().build().unwrap()
+}
+
+/// An HTTP/2 client with prior knowledge.
+pub fn h2_client() -> reqwest::Client {
+    builder().http2_prior_knowledge().build().unwrap()
+}
+
+/// A client that trusts this certificate authority (PEM).
+pub fn tls_client(root: &str) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(root.as_bytes()).unwrap();
+    builder().tls_certs_only([root]).build().unwrap()
+}
+
+/// A small chat request to `model`.
+pub fn chat(model: &str) -> serde_json::Value {
+    serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+}
+
+/// The same, streamed.
+pub fn chat_stream(model: &str) -> serde_json::Value {
+    let mut body = chat(model);
+    body["stream"] = true.into();
+    body
+}
+
+/// Waits until `done`, up to `within`; panics past it.
+pub async fn eventually(within: Duration, done: impl Fn() -> bool) {
+    let until = Instant::now() + within;
+    while !done() {
+        assert!(Instant::now() < until, "it did not come about within {within:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Runs the binary to its end.
+pub fn tollbar(args: &[&str], dir: &Path) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_tollbar"))
+        .args(args)
+        .current_dir(dir)
+        .env_remove("TOLLBAR_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
