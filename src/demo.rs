@@ -28,7 +28,8 @@ impl Environment for DemoEnvironment {
 /// Runs the demo until it is interrupted.
 pub fn main() -> ExitCode {
     crate::logging::start();
-    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+    let Ok(runtime) =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
     else {
         eprintln!("tollbar: no thread for the simulated provider.\ncheck the process's limits.");
         return ExitCode::FAILURE;
@@ -37,7 +38,9 @@ pub fn main() -> ExitCode {
     let provider = match runtime.block_on(async { Provider::start(local, None) }) {
         Ok(provider) => provider,
         Err(error) => {
-            eprintln!("tollbar: the simulated provider can't listen: {error}\nis there a loopback interface?");
+            eprintln!(
+                "tollbar: the simulated provider can't listen: {error}\nis there a loopback interface?"
+            );
             return ExitCode::FAILURE;
         }
     };
@@ -62,7 +65,9 @@ pub fn main() -> ExitCode {
         source: Source::Embedded(CONFIG),
         environment: Box::new(environment),
         upgrade: false,
-        on_ready: Box::new(move |ready| print!("{}", welcome(ready, key.plain.expose(), admin_token.expose()))),
+        on_ready: Box::new(move |ready| {
+            print!("{}", welcome(ready, key.plain.expose(), admin_token.expose()))
+        }),
     };
     let code = finish(server::run(options));
     drop(provider);

@@ -32,10 +32,7 @@ pub fn generate<R: Rng + rand::CryptoRng + ?Sized>(rng: &mut R) -> NewKey {
     plain.push_str(PREFIX);
     plain.extend((0..LENGTH).map(|_| char::from(rng.sample(Alphanumeric))));
     let hash = sha256(plain.as_bytes());
-    NewKey {
-        plain: Secret::new(plain),
-        hash,
-    }
+    NewKey { plain: Secret::new(plain), hash }
 }
 
 /// What `tollbar keygen` prints: the key once, then the configuration that knows its hash.

@@ -51,9 +51,7 @@ impl KeyTable {
     /// A table of these callers. Of two with one hash the last one stays; the configuration
     /// refuses such a pair.
     pub fn new(callers: impl IntoIterator<Item = Arc<Caller>>) -> KeyTable {
-        KeyTable {
-            by_hash: callers.into_iter().map(|c| (c.hash, c)).collect(),
-        }
+        KeyTable { by_hash: callers.into_iter().map(|c| (c.hash, c)).collect() }
     }
 
     /// The owner of the presented key. The time does not depend on the number of keys, and
@@ -93,14 +91,9 @@ pub struct Allow {
 impl Allow {
     /// Compiles the patterns. No pattern at all allows nothing.
     pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Allow {
-        let globs: Vec<Glob> = patterns
-            .into_iter()
-            .map(|pattern| Glob::new(pattern.as_ref()))
-            .collect();
-        Allow {
-            all: globs.iter().any(Glob::is_all),
-            globs,
-        }
+        let globs: Vec<Glob> =
+            patterns.into_iter().map(|pattern| Glob::new(pattern.as_ref())).collect();
+        Allow { all: globs.iter().any(Glob::is_all), globs }
     }
 
     /// Whether any pattern matches the whole of `model`.
@@ -125,10 +118,7 @@ struct Glob {
 
 impl Glob {
     fn new(pattern: &str) -> Glob {
-        Glob {
-            written: pattern.to_owned(),
-            parts: pattern.split('*').map(str::to_owned).collect(),
-        }
+        Glob { written: pattern.to_owned(), parts: pattern.split('*').map(str::to_owned).collect() }
     }
 
     fn is_all(&self) -> bool {
@@ -139,9 +129,8 @@ impl Glob {
         let [first, middle @ .., last] = self.parts.as_slice() else {
             return name == self.written;
         };
-        let rest = name
-            .strip_prefix(first.as_str())
-            .and_then(|rest| rest.strip_suffix(last.as_str()));
+        let rest =
+            name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()));
         let Some(mut rest) = rest else { return false };
         for part in middle {
             let Some(at) = rest.find(part.as_str()) else {

@@ -42,7 +42,8 @@ pub fn acceptor(files: &TlsFiles) -> Result<Acceptor, String> {
     let key = files.key.to_string_lossy().into_owned();
     // `build` panics on a key that doesn't fit its certificate: catch it here.
     std::panic::catch_unwind(|| {
-        let mut settings = TlsSettings::intermediate(&cert, &key).map_err(|error| error.to_string())?;
+        let mut settings =
+            TlsSettings::intermediate(&cert, &key).map_err(|error| error.to_string())?;
         settings.enable_h2();
         Ok(settings.build())
     })

@@ -59,26 +59,100 @@ impl Metrics {
         let build = r.gauges("build_info", "The running version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let metrics = Metrics {
-            requests: r.counters("requests_total", "Client requests, by HTTP status.", &["model", "team", "code"])?,
-            request_seconds: r.seconds("request_seconds", "From the request's header to the end of the answer.", &["model"])?,
-            overhead_seconds: r.histogram("overhead_seconds", "Time spent in the gateway itself before the first attempt.", OVERHEAD_SECONDS)?,
-            attempts: r.counters("attempts_total", "Upstream calls, by what became of them.", &["provider", "model", "outcome"])?,
-            attempt_seconds: r.seconds("attempt_seconds", "Upstream calls, to the end of the answer.", &["provider", "model"])?,
-            first_token_seconds: r.seconds("first_token_seconds", "Until the first byte of an answer's body.", &["provider", "model"])?,
-            tokens: r.counters("tokens_total", "Tokens as reported by providers, or estimated.", &["provider", "model", "team", "kind"])?,
-            cost_usd: r.money("cost_usd_total", "What the attempts cost.", &["provider", "model", "team"])?,
-            fallbacks: r.counters("fallbacks_total", "Attempts on another target or model than the first.", &["from", "to", "reason"])?,
-            limited: r.counters("limited_total", "Requests refused by a limit.", &["scope", "limit"])?,
-            abandoned_streams: r.counters("abandoned_streams_total", "Streams whose client left before their end.", &["provider", "model"])?,
-            abandoned_tokens: r.counters("abandoned_tokens_total", "Output tokens streamed before the client left.", &["provider", "model"])?,
-            inflight: r.int_gauges("inflight", "Upstream calls running now.", &["provider", "model"])?,
-            breaker_open: r.int_gauges("breaker_open", "1 while a target is left alone.", &["provider", "model"])?,
-            auth_failures: r.counters("provider_auth_failures_total", "401 and 403 from providers: the gateway's own credential is bad.", &["provider"])?,
-            credential: r.gauges("credential_info", "The credential in use, by the first 8 hex digits of its SHA-256.", &["provider", "fingerprint"])?,
-            config_generation: r.int_gauge("config_generation", "Successful configuration loads of this process.")?,
-            config_reloads: r.counters("config_reloads_total", "Reloads, by result.", &["result"])?,
+            requests: r.counters(
+                "requests_total",
+                "Client requests, by HTTP status.",
+                &["model", "team", "code"],
+            )?,
+            request_seconds: r.seconds(
+                "request_seconds",
+                "From the request's header to the end of the answer.",
+                &["model"],
+            )?,
+            overhead_seconds: r.histogram(
+                "overhead_seconds",
+                "Time spent in the gateway itself before the first attempt.",
+                OVERHEAD_SECONDS,
+            )?,
+            attempts: r.counters(
+                "attempts_total",
+                "Upstream calls, by what became of them.",
+                &["provider", "model", "outcome"],
+            )?,
+            attempt_seconds: r.seconds(
+                "attempt_seconds",
+                "Upstream calls, to the end of the answer.",
+                &["provider", "model"],
+            )?,
+            first_token_seconds: r.seconds(
+                "first_token_seconds",
+                "Until the first byte of an answer's body.",
+                &["provider", "model"],
+            )?,
+            tokens: r.counters(
+                "tokens_total",
+                "Tokens as reported by providers, or estimated.",
+                &["provider", "model", "team", "kind"],
+            )?,
+            cost_usd: r.money(
+                "cost_usd_total",
+                "What the attempts cost.",
+                &["provider", "model", "team"],
+            )?,
+            fallbacks: r.counters(
+                "fallbacks_total",
+                "Attempts on another target or model than the first.",
+                &["from", "to", "reason"],
+            )?,
+            limited: r.counters(
+                "limited_total",
+                "Requests refused by a limit.",
+                &["scope", "limit"],
+            )?,
+            abandoned_streams: r.counters(
+                "abandoned_streams_total",
+                "Streams whose client left before their end.",
+                &["provider", "model"],
+            )?,
+            abandoned_tokens: r.counters(
+                "abandoned_tokens_total",
+                "Output tokens streamed before the client left.",
+                &["provider", "model"],
+            )?,
+            inflight: r.int_gauges(
+                "inflight",
+                "Upstream calls running now.",
+                &["provider", "model"],
+            )?,
+            breaker_open: r.int_gauges(
+                "breaker_open",
+                "1 while a target is left alone.",
+                &["provider", "model"],
+            )?,
+            auth_failures: r.counters(
+                "provider_auth_failures_total",
+                "401 and 403 from providers: the gateway's own credential is bad.",
+                &["provider"],
+            )?,
+            credential: r.gauges(
+                "credential_info",
+                "The credential in use, by the first 8 hex digits of its SHA-256.",
+                &["provider", "fingerprint"],
+            )?,
+            config_generation: r.int_gauge(
+                "config_generation",
+                "Successful configuration loads of this process.",
+            )?,
+            config_reloads: r.counters(
+                "config_reloads_total",
+                "Reloads, by result.",
+                &["result"],
+            )?,
             buffered_bytes: r.int_gauge("buffered_bytes", "Request bodies in memory.")?,
-            log_dropped: r.counter("access_log_dropped_total", "Access log lines lost because their reader was too slow.")?,
+            log_dropped: r.counter(
+                "access_log_dropped_total",
+                "Access log lines lost because their reader was too slow.",
+            )?,
             registry: registry.clone(),
         };
         Ok(metrics)
@@ -110,7 +184,12 @@ impl Register<'_> {
         Ok(c)
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(Self::opts(name, help), labels)?)
     }
 
@@ -118,7 +197,12 @@ impl Register<'_> {
         self.add(prometheus::IntCounter::with_opts(Self::opts(name, help))?)
     }
 
-    fn money(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<prometheus::CounterVec> {
+    fn money(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<prometheus::CounterVec> {
         self.add(prometheus::CounterVec::new(Self::opts(name, help), labels)?)
     }
 
@@ -136,7 +220,12 @@ impl Register<'_> {
         self.add(GaugeVec::new(Self::opts(name, help), labels)?)
     }
 
-    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    fn int_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
         self.add(IntGaugeVec::new(Self::opts(name, help), labels)?)
     }
 
@@ -144,4 +233,3 @@ impl Register<'_> {
         self.add(IntGauge::with_opts(Self::opts(name, help))?)
     }
 }
-

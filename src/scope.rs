@@ -47,14 +47,7 @@ pub enum Per {
 
 impl Per {
     /// Every window, shortest first.
-    pub const ALL: [Per; 6] = [
-        Per::Minute,
-        Per::Hour,
-        Per::Day,
-        Per::Week,
-        Per::Month,
-        Per::Total,
-    ];
+    pub const ALL: [Per; 6] = [Per::Minute, Per::Hour, Per::Day, Per::Week, Per::Month, Per::Total];
 
     /// The word used in the configuration and in answers.
     pub fn as_str(self) -> &'static str {

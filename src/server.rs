@@ -44,7 +44,9 @@ pub enum StartError {
     #[error("{0}\ncheck the `tls` files of the listener")]
     Tls(String),
     /// Sockets can't be taken over from a running process.
-    #[error("can't take over the sockets from a running process: {0}\nstart without --upgrade, or send the running process SIGQUIT first")]
+    #[error(
+        "can't take over the sockets from a running process: {0}\nstart without --upgrade, or send the running process SIGQUIT first"
+    )]
     Upgrade(String),
     /// The operating system refused something basic.
     #[error("can't start: {0}\ncheck the process's limits")]

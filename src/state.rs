@@ -2,8 +2,10 @@
 
 use crate::access_log::AccessLog;
 use crate::metrics::Metrics;
+use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -19,6 +21,8 @@ pub struct Gateway {
     pub access_log: AccessLog,
     /// Host names to addresses.
     pub resolver: Resolver,
+    /// Breakers and cooldowns, by target.
+    pub health: HealthTable,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
     /// Requests being worked on.
@@ -36,6 +40,7 @@ impl Gateway {
             metrics,
             access_log,
             resolver: Resolver::default(),
+            health: HealthTable::default(),
             bodies: Arc::default(),
             running: Arc::default(),
             started: Instant::now(),
@@ -85,6 +90,10 @@ impl Gateway {
         let snapshot = self.live.peek();
         self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         self.metrics.credential.reset();
+        let targets = snapshot.models.values().flat_map(|model| &model.targets);
+        let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
+        named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));
+        self.health.keep(|name| named.contains(name));
         for provider in snapshot.providers.values() {
             if let Some(key) = &provider.api_key {
                 let labels = [provider.name.as_str(), &key.fingerprint()];

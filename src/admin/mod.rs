@@ -9,6 +9,7 @@ use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 use subtle::ConstantTimeEq;
 
 /// Answers admin requests.
@@ -56,15 +57,30 @@ impl AdminApi {
     fn metrics(&self) -> Response<Vec<u8>> {
         let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
         self.gateway.metrics.buffered_bytes.set(buffered);
+        self.publish_breakers();
         let body = self.gateway.metrics.render();
         build(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    }
+
+    fn publish_breakers(&self) {
+        let (snapshot, now) = (self.gateway.live.peek(), Instant::now());
+        self.gateway.metrics.breaker_open.reset();
+        for target in snapshot.models.values().flat_map(|model| &model.targets) {
+            let open = self.gateway.health.of(&target.id).view(now).breaker != "closed";
+            let labels = [target.provider.as_str(), target.model.as_str()];
+            self.gateway.metrics.breaker_open.with_label_values(&labels).set(i64::from(open));
+        }
     }
 
     /// The admin token, compared in constant time. No configured token opens nothing.
     fn authorize(&self, session: &ServerSession) -> Result<(), Response<Vec<u8>>> {
         let snapshot = self.gateway.live.peek();
         let Some(token) = &snapshot.admin.token else {
-            return Err(error(403, "admin_disabled", "set `admin.token` in the configuration to use this"));
+            return Err(error(
+                403,
+                "admin_disabled",
+                "set `admin.token` in the configuration to use this",
+            ));
         };
         let given = session.req_header().headers.get("authorization");
         let given = given.and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -83,14 +99,19 @@ impl AdminApi {
         // Loading reads files: not on a worker thread.
         match tokio::task::spawn_blocking(move || gateway.reload()).await {
             Ok(Ok(generation)) => json_answer(200, &json!({"generation": generation})),
-            Ok(Err(problems)) => json_answer(400, &json!({
-                "error": {
-                    "code": "invalid_configuration",
-                    "message": "the old configuration stays in force",
-                    "problems": problems,
-                }
-            })),
-            Err(_) => error(500, "internal_error", "the reload failed; the old configuration stays"),
+            Ok(Err(problems)) => json_answer(
+                400,
+                &json!({
+                    "error": {
+                        "code": "invalid_configuration",
+                        "message": "the old configuration stays in force",
+                        "problems": problems,
+                    }
+                }),
+            ),
+            Err(_) => {
+                error(500, "internal_error", "the reload failed; the old configuration stays")
+            }
         }
     }
 
@@ -129,16 +150,22 @@ fn providers(snapshot: &Snapshot) -> Value {
 }
 
 fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
+    let now = Instant::now();
     let mut rows = Vec::new();
     let mut models: Vec<_> = snapshot.models.values().collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
     for model in models {
         for target in &model.targets {
             let labels = [target.provider.as_str(), target.model.as_str()];
+            let view = gateway.health.of(&target.id).view(now);
+            let left = view.until.map(|until| until.saturating_duration_since(now).as_secs_f64());
             rows.push(json!({
                 "model": model.name,
                 "target": target.id,
                 "weight": target.weight,
+                "breaker": view.breaker,
+                "blocked_for_seconds": left,
+                "first_token_ewma_ms": view.ewma.map(|ewma| ewma.as_secs_f64() * 1000.0),
                 "in_flight": gateway.metrics.inflight.with_label_values(&labels).get(),
             }));
         }

@@ -29,16 +29,16 @@ pub fn exact(text: &str, places: u32) -> Result<u64, DecimalError> {
 /// `text` × 10^`places`, rounded up to the next whole number.
 pub fn rounded_up(text: &str, places: u32) -> Result<u64, DecimalError> {
     let (value, rest) = parse(text, places)?;
-    value
-        .checked_add(u64::from(rest))
-        .ok_or(DecimalError::TooLarge)
+    value.checked_add(u64::from(rest)).ok_or(DecimalError::TooLarge)
 }
 
 /// The whole part after scaling, and whether anything but zeros was cut off.
 fn parse(text: &str, places: u32) -> Result<(u64, bool), DecimalError> {
     if let Some(rest) = text.strip_prefix('-') {
-        parse(rest, places)?;
-        return Err(DecimalError::Negative);
+        return match parse(rest, places) {
+            Ok(_) => Err(DecimalError::Negative),
+            Err(_) => Err(DecimalError::NotANumber),
+        };
     }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
@@ -52,9 +52,7 @@ fn parse(text: &str, places: u32) -> Result<(u64, bool), DecimalError> {
         .bytes()
         .chain(kept.bytes())
         .chain(std::iter::repeat_n(b'0', padding))
-        .try_fold(0u64, |sum, digit| {
-            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-        })
+        .try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
         .ok_or(DecimalError::TooLarge)?;
     Ok((value, cut.bytes().any(|b| b != b'0')))
 }
@@ -72,7 +70,8 @@ mod tests {
         assert_eq!(exact("0.0000000001", 9), Err(DecimalError::TooFine(9)));
         assert_eq!(exact("-1", 9), Err(DecimalError::Negative));
         assert_eq!(exact("99999999999999999999", 9), Err(DecimalError::TooLarge));
-        for bad in ["", ".", "1e3", "1_000", "1,5", "$5", "0x10", "NaN", "+1", " 1", "1.2.3", "--1"] {
+        for bad in ["", ".", "1e3", "1_000", "1,5", "$5", "0x10", "NaN", "+1", " 1", "1.2.3", "--1"]
+        {
             assert_eq!(exact(bad, 9), Err(DecimalError::NotANumber), "{bad}");
         }
     }

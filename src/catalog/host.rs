@@ -59,6 +59,5 @@ pub fn provider_of(host: &str, name: &str) -> Option<String> {
 
 fn bedrock_region(host: &str) -> Option<&str> {
     let rest = host.strip_suffix(".amazonaws.com")?;
-    rest.strip_prefix("bedrock-runtime.")
-        .or_else(|| rest.strip_prefix("bedrock-runtime-fips."))
+    rest.strip_prefix("bedrock-runtime.").or_else(|| rest.strip_prefix("bedrock-runtime-fips."))
 }

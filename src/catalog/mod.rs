@@ -140,9 +140,6 @@ fn index() -> &'static Index {
                 Some(((provider, id), line))
             })
             .collect();
-        Index {
-            rows,
-            version: format!("catalogue-{version}").into(),
-        }
+        Index { rows, version: format!("catalogue-{version}").into() }
     })
 }

@@ -95,11 +95,7 @@ pub struct Units {
 impl Price {
     /// The price of a model that costs nothing, and whose owner said so.
     pub fn free() -> Price {
-        Price {
-            free: true,
-            version: "free".into(),
-            ..Price::default()
-        }
+        Price { free: true, version: "free".into(), ..Price::default() }
     }
 
     /// What tiers compare: (3 × input + output) / 4, in picodollars per token, rounded up.
@@ -225,11 +221,7 @@ impl Rates {
         let kept_1h = usage.cache_write_1h.unwrap_or(0);
         let written = usage.cache_write.unwrap_or(0).max(kept_1h);
         // `input` includes both; where a report contradicts itself, the larger number stands.
-        let fresh = usage
-            .input
-            .unwrap_or(0)
-            .saturating_sub(cached)
-            .saturating_sub(written);
+        let fresh = usage.input.unwrap_or(0).saturating_sub(cached).saturating_sub(written);
         // Which of the audio came from the cache is not reported: as little as possible.
         let audio = usage.audio_input.unwrap_or(0);
         let fresh_audio = audio.min(fresh);
@@ -250,11 +242,7 @@ impl Rates {
     fn output_cost(&self, usage: &Usage) -> u128 {
         let reasoning = usage.reasoning.unwrap_or(0);
         let audio = usage.audio_output.unwrap_or(0);
-        let text = usage
-            .output
-            .unwrap_or(0)
-            .saturating_sub(reasoning)
-            .saturating_sub(audio);
+        let text = usage.output.unwrap_or(0).saturating_sub(reasoning).saturating_sub(audio);
         sum(&[
             (text, self.output),
             (reasoning, self.reasoning.unwrap_or(self.output)),
@@ -278,18 +266,12 @@ impl Rates {
 
     /// The most that one token of output can cost.
     pub fn dearest_output(&self) -> u64 {
-        [self.reasoning, self.audio_output]
-            .into_iter()
-            .flatten()
-            .fold(self.output, u64::max)
+        [self.reasoning, self.audio_output].into_iter().flatten().fold(self.output, u64::max)
     }
 }
 
 fn sum(parts: &[(u64, u64)]) -> u128 {
-    parts
-        .iter()
-        .map(|(tokens, rate)| u128::from(*tokens) * u128::from(*rate))
-        .sum()
+    parts.iter().map(|(tokens, rate)| u128::from(*tokens) * u128::from(*rate)).sum()
 }
 
 /// `kind` × `of` / `base`, rounded up; `kind` itself where `base` is zero.

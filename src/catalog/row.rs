@@ -1,8 +1,8 @@
 //! One line of `conf/catalog.jsonl`.
 
+use super::ModelCard;
 use super::decimal;
 use super::price::{Price, Rates, Step};
-use super::ModelCard;
 use crate::units::NanoUsd;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -84,10 +84,7 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
     };
     let mut steps = Vec::new();
     for (above, kinds) in &row.above {
-        steps.push(Step {
-            above_input_tokens: above.parse().ok()?,
-            rates: rates(kinds, "")?,
-        });
+        steps.push(Step { above_input_tokens: above.parse().ok()?, rates: rates(kinds, "")? });
     }
     Some(Price {
         input: base.input,

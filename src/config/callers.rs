@@ -73,10 +73,18 @@ fn key(
         low_budget: written.low_budget.unwrap_or_default(),
     };
     if !caller.unlimited && !written.has("budgets") && !covered(&caller, around) {
-        let fix = "Write `budgets: [ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
-        report.problem(place, "no budget covers this key: nothing of its own, its user's, its team's or global", fix);
+        let fix =
+            "Write `budgets: [ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
+        report.problem(
+            place,
+            "no budget covers this key: nothing of its own, its user's, its team's or global",
+            fix,
+        );
     }
-    if !caller.unlimited && written.budgets.as_ref().is_some_and(Vec::is_empty) && !covered(&caller, around) {
+    if !caller.unlimited
+        && written.budgets.as_ref().is_some_and(Vec::is_empty)
+        && !covered(&caller, around)
+    {
         let fix = "Write `[ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
         report.problem(&place.key("budgets"), "the list is empty: no budget covers this key", fix);
     }
@@ -95,7 +103,12 @@ fn required(written: &file::Key, report: &mut Report) {
         missing(place, "id", "Write a name for it: `id: web-prod`", report);
     }
     if !written.has("models") {
-        missing(place, "models", "Write `models: [\"*\"]` for all, or the names it may use", report);
+        missing(
+            place,
+            "models",
+            "Write `models: [\"*\"]` for all, or the names it may use",
+            report,
+        );
     }
 }
 

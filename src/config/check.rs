@@ -49,8 +49,10 @@ pub(crate) fn admin_token(found: &Found, at: &Place, report: &mut Report) {
     let different: HashSet<char> = token.chars().collect();
     let lower = token.to_ascii_lowercase();
     let known = ["sk-1234", "changeme", "change-me", "password", "secret", "your-token", "xxxx"];
-    let runs = token.as_bytes().windows(8).any(|w| w.windows(2).all(|p| p[1] == p[0].wrapping_add(1)));
-    let repeats = (1..=token.len() / 2).any(|n| token.as_bytes().chunks(n).all(|c| token.as_bytes().starts_with(c)));
+    let runs =
+        token.as_bytes().windows(8).any(|w| w.windows(2).all(|p| p[1] == p[0].wrapping_add(1)));
+    let repeats = (1..=token.len() / 2)
+        .any(|n| token.as_bytes().chunks(n).all(|c| token.as_bytes().starts_with(c)));
     if different.len() < 8 || runs || repeats || known.iter().any(|word| lower.contains(word)) {
         report.problem(at, "the admin token is easy to guess", fix);
     } else if found.inline {
@@ -98,7 +100,11 @@ pub(crate) fn tiers(written: Option<&[file::Tier]>, report: &mut Report) -> Vec<
             _ => {}
         }
         if ceiling.is_some() && out.last().is_some_and(|before| before.max_blended >= ceiling) {
-            report.problem(&tier.place, "not dearer than the tier before it", "Write tiers in ascending order");
+            report.problem(
+                &tier.place,
+                "not dearer than the tier before it",
+                "Write tiers in ascending order",
+            );
         }
         out.push(TierDef { name: name.value.clone(), max_blended: ceiling });
     }
@@ -133,16 +139,28 @@ pub(crate) fn targets(draft: &Draft<'_>, tiers: &[TierDef], report: &mut Report)
         if let Some(cheapest) = cheapest.filter(|c| target.weight > 0 && target.tier > c.tier) {
             let message = format!(
                 "`{}` ({}) is in a dearer tier than `{}` ({}): {} the price",
-                target.id, priced(target, tiers), cheapest.id, priced(cheapest, tiers),
+                target.id,
+                priced(target, tiers),
+                cheapest.id,
+                priced(cheapest, tiers),
                 multiple(target.price.blended(), cheapest.price.blended()),
             );
             let fix = "Make it a model of its own; a model's targets share one tier";
             report.problem(&at, message, fix);
         }
     }
-    let unbounded = |t: &&Arc<Target>| !t.price.free && t.price.output > 0 && t.card.as_ref().is_none_or(|c| c.max_output_tokens.is_none());
-    if model.max_output_tokens.is_none() && let Some(target) = draft.used().find(unbounded) {
-        let message = format!("nothing bounds the output of `{}`: a request that names no limit holds the whole budget or is refused", target.id);
+    let unbounded = |t: &&Arc<Target>| {
+        !t.price.free
+            && t.price.output > 0
+            && t.card.as_ref().is_none_or(|c| c.max_output_tokens.is_none())
+    };
+    if model.max_output_tokens.is_none()
+        && let Some(target) = draft.used().find(unbounded)
+    {
+        let message = format!(
+            "nothing bounds the output of `{}`: a request that names no limit holds the whole budget or is refused",
+            target.id
+        );
         report.warning(draft.place, message, "Write `max_output_tokens: 4096`");
     }
 }
@@ -162,7 +180,10 @@ pub(crate) fn fallback(
     if dearest.tier > cheapest.tier {
         let message = format!(
             "`{}` ({}) would fall back to `{}` ({}): {} the price",
-            from.model.name, priced(cheapest, tiers), to.model.name, priced(dearest, tiers),
+            from.model.name,
+            priced(cheapest, tiers),
+            to.model.name,
+            priced(dearest, tiers),
             multiple(dearest.price.blended(), cheapest.price.blended()),
         );
         report.problem(&raw.place, message, fix);
@@ -197,7 +218,9 @@ pub(crate) fn suits(draft: &Draft<'_>, other: &Draft<'_>) -> bool {
     let dearest = other.used().map(|t| t.price.blended()).max();
     draft.model.name != other.model.name
         && dearest.is_some_and(|price| price <= draft.cheapest())
-        && other.used().all(|to| draft.used().all(|from| dearer_unit(&from.price, &to.price).is_none()))
+        && other
+            .used()
+            .all(|to| draft.used().all(|from| dearer_unit(&from.price, &to.price).is_none()))
         && mode(draft) == mode(other)
         && dialect(draft) == dialect(other)
         && other.model.context_window >= draft.model.context_window
@@ -242,7 +265,10 @@ pub(crate) fn caps(keys: &[At<Arc<Caller>>], around: &Around<'_>, report: &mut R
                 let Some(other) = scope.and_then(|s| tighter(own, s)) else { continue };
                 let message = format!(
                     "the budget of ${} per {} can never be reached: {whose} is ${} per {}",
-                    amount(own.cap), own.per, amount(other.cap), other.per
+                    amount(own.cap),
+                    own.per,
+                    amount(other.cap),
+                    other.per
                 );
                 let fix = "Lower it, or raise the other one";
                 report.warning(&key.place.key("budgets"), message, fix);

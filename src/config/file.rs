@@ -165,10 +165,29 @@ section! { Prices { file: At<String>, }}
 /// Every section's keys, for the test that `conf/reference.yaml` shows all of them.
 #[cfg(test)]
 pub(crate) const SCHEMA: &[&[&str]] = &[
-    File::KEYS, Listener::KEYS, Tls::KEYS, Admin::KEYS, State::KEYS, Server::KEYS,
-    Provider::KEYS, Passthrough::KEYS, Tier::KEYS, Model::KEYS, Target::KEYS, PriceMap::KEYS,
-    PriceStep::KEYS, Attempts::KEYS, Breaker::KEYS, Admission::KEYS, Key::KEYS, Scope::KEYS,
-    Limits::KEYS, Budget::KEYS, Alerts::KEYS, Webhook::KEYS, Prices::KEYS,
+    File::KEYS,
+    Listener::KEYS,
+    Tls::KEYS,
+    Admin::KEYS,
+    State::KEYS,
+    Server::KEYS,
+    Provider::KEYS,
+    Passthrough::KEYS,
+    Tier::KEYS,
+    Model::KEYS,
+    Target::KEYS,
+    PriceMap::KEYS,
+    PriceStep::KEYS,
+    Attempts::KEYS,
+    Breaker::KEYS,
+    Admission::KEYS,
+    Key::KEYS,
+    Scope::KEYS,
+    Limits::KEYS,
+    Budget::KEYS,
+    Alerts::KEYS,
+    Webhook::KEYS,
+    Prices::KEYS,
 ];
 
 /// `threads: auto`, or how many.
@@ -268,10 +287,9 @@ fn json(node: &Node) -> serde_json::Value {
         Kind::Null => serde_json::Value::Null,
         Kind::Scalar(text) => text.as_str().into(),
         Kind::Seq(items) => items.iter().map(json).collect(),
-        Kind::Map(entries) => entries
-            .iter()
-            .map(|entry| (entry.key.clone(), json(&entry.value)))
-            .collect(),
+        Kind::Map(entries) => {
+            entries.iter().map(|entry| (entry.key.clone(), json(&entry.value))).collect()
+        }
     }
 }
 

@@ -102,22 +102,18 @@ pub fn load_text(
     generation: u64,
 ) -> Result<Loaded, Invalid> {
     let mut report = Report::default();
-    let file = yaml::parse(text, &mut report)
-        .and_then(|tree| file::File::read(&tree, "", &mut report));
+    let file =
+        yaml::parse(text, &mut report).and_then(|tree| file::File::read(&tree, "", &mut report));
     let snapshot = file.and_then(|file| {
-        let input = resolve::Input {
-            texts: text::Texts { env, dir },
-            hash: fingerprint(text),
-            generation,
-        };
+        let input =
+            resolve::Input { texts: text::Texts { env, dir }, hash: fingerprint(text), generation };
         resolve::snapshot(&file, input, &mut report)
     });
     let report = report.sorted();
     match snapshot {
-        Some(snapshot) if report.problems.is_empty() => Ok(Loaded {
-            snapshot,
-            warnings: report.warnings,
-        }),
+        Some(snapshot) if report.problems.is_empty() => {
+            Ok(Loaded { snapshot, warnings: report.warnings })
+        }
         _ => Err(Invalid {
             source: source.to_owned(),
             problems: report.problems,

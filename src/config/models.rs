@@ -51,7 +51,8 @@ pub(crate) fn resolve(
     let named = places.file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
     let mut drafts = Vec::new();
     for (name, at) in named {
-        if name.is_empty() || name.contains('*') || name.chars().any(|c| c.is_control() || c == ' ') {
+        if name.is_empty() || name.contains('*') || name.chars().any(|c| c.is_control() || c == ' ')
+        {
             let fix = "Names have no spaces and no `*`";
             report.problem(&at.place, "not a name for a model", fix);
         }
@@ -150,6 +151,9 @@ fn target(
     // A provider that is wrong itself has been reported.
     let provider = places.providers.get(name)?;
     let card = card(places.catalog, provider, &model);
+    if let Some(card) = &card {
+        retirement(written, card, texts, report);
+    }
     let price = match (own, &card) {
         (Some(own), _) => own?,
         (None, Some(card)) if card.price.is_known() => card.price.clone(),
@@ -171,22 +175,35 @@ fn target(
     })
 }
 
+/// Warns of a model that its provider has taken away, or will within a month.
+fn retirement(written: &file::Target, card: &ModelCard, texts: Texts<'_>, report: &mut Report) {
+    let today = texts.env.now().date_naive();
+    let Some(date) = card.deprecation else { return };
+    let verb = match (date - today).num_days() {
+        ..=0 => "was retired",
+        1..=30 => "will be retired",
+        _ => return,
+    };
+    let message = format!("`{}` {verb} by its provider on {date}", card.id);
+    report.warning(
+        &written.place,
+        message,
+        "Name its successor, or set its price if it is still served",
+    );
+}
+
 /// What the catalogue knows of a provider's model: its own prices first, by the name that the
 /// configuration gives the provider.
 pub(crate) fn card(catalog: &Catalog, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
-    catalog
-        .own(&provider.name, model)
-        .or_else(|| catalog.find(provider.catalog.as_deref()?, model))
+    catalog.own(&provider.name, model).or_else(|| catalog.find(provider.catalog.as_deref()?, model))
 }
 
 fn unpriced(at: &Place, provider: &Provider, model: &str, catalog: &Catalog, report: &mut Report) {
-    let ids: Vec<&str> = provider
-        .catalog
-        .as_deref()
-        .map(|name| catalog.ids(name).collect())
-        .unwrap_or_default();
+    let ids: Vec<&str> =
+        provider.catalog.as_deref().map(|name| catalog.ids(name).collect()).unwrap_or_default();
     let near = suggest::nearest(model, ids.iter().copied());
-    let mean = near.map(|id| format!("Did you mean `{id}`? Or write ")).unwrap_or_else(|| "Write ".into());
+    let mean =
+        near.map(|id| format!("Did you mean `{id}`? Or write ")).unwrap_or_else(|| "Write ".into());
     report.problem(
         &at.key("price"),
         format!("no price is known for `{}` at `{}`", shown(model), provider.name),
@@ -208,7 +225,8 @@ fn known_provider<'a>(raw: &'a At<String>, file: &'a File, report: &mut Report) 
 fn upstream_id(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<String> {
     let id = texts.text(raw, report)?;
     let bad = |c: char| c.is_control() || c.is_whitespace() || "?#%\\".contains(c);
-    if id.contains(bad) || id.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if id.contains(bad) || id.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+    {
         let fix = "Write the provider's own id";
         report.problem(&raw.place, "not the id of a model", fix);
         return None;
@@ -230,9 +248,15 @@ fn fallbacks(
         Some(Fallbacks::Listed(listed)) => {
             let mut chosen: Vec<&Draft<'_>> = Vec::new();
             for raw in listed {
-                let Some(found) = listed_fallback(raw, draft, drafts, names, report) else { continue };
+                let Some(found) = listed_fallback(raw, draft, drafts, names, report) else {
+                    continue;
+                };
                 if chosen.iter().any(|other| other.model.name == found.model.name) {
-                    report.problem(&raw.place, format!("`{}` is listed twice", shown(&raw.value)), "Write it once");
+                    report.problem(
+                        &raw.place,
+                        format!("`{}` is listed twice", shown(&raw.value)),
+                        "Write it once",
+                    );
                     continue;
                 }
                 check::fallback(raw, draft, found, tiers, report);

@@ -43,7 +43,9 @@ pub fn plan(snapshot: &Snapshot) -> String {
 fn one_model(out: &mut String, snapshot: &Snapshot, model: &Model) -> std::fmt::Result {
     let tier = |place: u8| snapshot.tiers.get(usize::from(place)).map_or("?", |t| t.name.as_str());
     write!(out, "{} (tier {}", model.name, tier(model.tier.0))?;
-    for (limit, words) in [(model.context_window, "window"), (model.max_output_tokens, "output at most")] {
+    for (limit, words) in
+        [(model.context_window, "window"), (model.max_output_tokens, "output at most")]
+    {
         if let Some(tokens) = limit {
             write!(out, ", {words} {tokens}")?;
         }
@@ -53,14 +55,20 @@ fn one_model(out: &mut String, snapshot: &Snapshot, model: &Model) -> std::fmt::
     let width = candidates.iter().map(|(_, t)| t.id.chars().count()).max().unwrap_or(0);
     for (place, (owner, target)) in candidates.iter().enumerate() {
         let number = place + 1;
-        write!(out, "  {number:>2}. {:width$}  {}  {}", target.id, priced(&target.price), tier(target.tier.0))?;
+        write!(
+            out,
+            "  {number:>2}. {:width$}  {}  {}",
+            target.id,
+            priced(&target.price),
+            tier(target.tier.0)
+        )?;
         if owner.name != model.name {
             write!(out, "  fallback {}", owner.name)?;
         } else if model.targets.len() > 1 {
             write!(out, "  weight {}", target.weight)?;
         }
         if let Some(date) = target.card.as_ref().and_then(|card| card.deprecation) {
-            write!(out, "  (retires {date})")?;
+            write!(out, "  (retirement {date})")?;
         }
         writeln!(out)?;
     }
@@ -72,7 +80,8 @@ fn one_model(out: &mut String, snapshot: &Snapshot, model: &Model) -> std::fmt::
 
 /// The dearest fallback target against the model's cheapest own one.
 fn worst_multiple(candidates: &[(&Model, &Arc<Target>)], model: &Model) -> Option<String> {
-    let (own, other): (Vec<_>, Vec<_>) = candidates.iter().partition(|(owner, _)| owner.name == model.name);
+    let (own, other): (Vec<_>, Vec<_>) =
+        candidates.iter().partition(|(owner, _)| owner.name == model.name);
     let cheapest = own.iter().map(|(_, t)| t.price.blended()).min()?;
     let dearest = other.iter().map(|(_, t)| t.price.blended()).max()?;
     Some(multiple(dearest, cheapest))
@@ -94,7 +103,9 @@ fn priced(price: &Price) -> String {
         ("second", price.per_second.filter(|_| price.input == 0)),
         ("character", price.per_character),
     ];
-    let units = units.into_iter().filter_map(|(unit, each)| Some((unit, each.filter(|n| *n > NanoUsd(0))?)));
+    let units = units
+        .into_iter()
+        .filter_map(|(unit, each)| Some((unit, each.filter(|n| *n > NanoUsd(0))?)));
     parts.extend(units.map(|(unit, each)| format!("${} per {unit}", amount(each))));
     parts.join(" + ")
 }

@@ -32,9 +32,10 @@ pub(crate) fn catalog(
     let rows = yaml::parse(&content, &mut inner)
         .and_then(|tree| Named::<file::Price>::read(&tree, "", &mut inner))
         .unwrap_or_default();
-    let cards = rows.0.iter().filter_map(|(name, at)| {
-        card(name, &at.place, &at.value, providers, &version, &mut inner)
-    });
+    let cards = rows
+        .0
+        .iter()
+        .filter_map(|(name, at)| card(name, &at.place, &at.value, providers, &version, &mut inner));
     let cards = cards.collect();
     let source = path.display().to_string();
     let outer = |inner: Problem| Problem {
@@ -149,12 +150,23 @@ fn complete(map: &PriceMap, at: &Place, report: &mut Report) -> bool {
     let tokens = map.input.is_some() || map.output.is_some();
     let unreadable = map.given.len()
         > [
-            map.input.is_some(), map.output.is_some(), map.cached_input.is_some(),
-            map.cache_write.is_some(), map.cache_write_1h.is_some(), map.reasoning.is_some(),
-            map.audio_input.is_some(), map.audio_output.is_some(),
-            map.cached_audio_input.is_some(), map.per_request.is_some(), map.per_image.is_some(),
-            map.per_second.is_some(), map.per_character.is_some(), map.per_search.is_some(),
-            map.steps.is_some(), map.context_window.is_some(), map.max_output_tokens.is_some(),
+            map.input.is_some(),
+            map.output.is_some(),
+            map.cached_input.is_some(),
+            map.cache_write.is_some(),
+            map.cache_write_1h.is_some(),
+            map.reasoning.is_some(),
+            map.audio_input.is_some(),
+            map.audio_output.is_some(),
+            map.cached_audio_input.is_some(),
+            map.per_request.is_some(),
+            map.per_image.is_some(),
+            map.per_second.is_some(),
+            map.per_character.is_some(),
+            map.per_search.is_some(),
+            map.steps.is_some(),
+            map.context_window.is_some(),
+            map.max_output_tokens.is_some(),
         ]
         .iter()
         .filter(|given| **given)

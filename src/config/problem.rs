@@ -83,20 +83,13 @@ pub(crate) struct Place {
 impl Place {
     /// The place of a key inside this one; the line stays.
     pub(crate) fn key(&self, key: &str) -> Place {
-        Place {
-            line: self.line,
-            path: join(&self.path, key),
-        }
+        Place { line: self.line, path: join(&self.path, key) }
     }
 }
 
 /// `path.key`, or just the key at the top.
 pub(crate) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// Collects problems: reading goes on after each of them.
@@ -107,11 +100,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn problem(&mut self, at: &Place, message: impl Into<String>, fix: impl Into<String>) {
+    pub(crate) fn problem(
+        &mut self,
+        at: &Place,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
         self.problems.push(new(at, message.into(), fix.into()));
     }
 
-    pub(crate) fn warning(&mut self, at: &Place, message: impl Into<String>, fix: impl Into<String>) {
+    pub(crate) fn warning(
+        &mut self,
+        at: &Place,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
         self.warnings.push(new(at, message.into(), fix.into()));
     }
 
@@ -124,10 +127,5 @@ impl Report {
 }
 
 fn new(at: &Place, message: String, fix: String) -> Problem {
-    Problem {
-        line: at.line,
-        path: at.path.clone(),
-        message,
-        fix,
-    }
+    Problem { line: at.line, path: at.path.clone(), message, fix }
 }

@@ -137,7 +137,13 @@ fn split(text: &str) -> Result<BaseUrl, &'static str> {
     let port = match authority.port_u16() {
         Some(0) => return Err("a URL with port 0"),
         Some(port) => port,
-        None if given.is_empty() => if tls { 443 } else { 80 },
+        None if given.is_empty() => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
         None => return Err("a URL with a port that is no port"),
     };
     let standard = port == if tls { 443 } else { 80 };
@@ -165,8 +171,8 @@ fn hints(dialect: Dialect, url: &BaseUrl, has_key: bool, at: &Place, report: &mu
         let fix = "The /v1 is added to it: leave it off here";
         report.warning(at, "base_url ends with /v1", fix);
     }
-    let local = url.host == "localhost"
-        || url.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let local =
+        url.host == "localhost" || url.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if has_key && !url.tls && !local {
         let fix = "Write https://";
         report.warning(at, "the api_key goes over the network in plain text", fix);

@@ -23,10 +23,7 @@ pub(crate) struct At<T> {
 
 impl<T: Read> Read for At<T> {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
-        T::read(node, path, report).map(|value| At {
-            value,
-            place: place(node, path),
-        })
+        T::read(node, path, report).map(|value| At { value, place: place(node, path) })
     }
 }
 
@@ -48,10 +45,7 @@ impl<T: Read> Read for Named<T> {
         let read = entries.iter().filter_map(|entry| {
             let path = join(path, &shown(&entry.key));
             let value = T::read(&entry.value, &path, report)?;
-            let place = Place {
-                line: Some(entry.line),
-                path,
-            };
+            let place = Place { line: Some(entry.line), path };
             Some((entry.key.clone(), At { value, place }))
         });
         Some(Named(read.collect()))
@@ -90,10 +84,7 @@ impl<'n> Fields<'n> {
             return wrong(node, path, "a map", &fix, report);
         };
         for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
-            let at = Place {
-                line: Some(entry.line),
-                path: join(path, &shown(&entry.key)),
-            };
+            let at = Place { line: Some(entry.line), path: join(path, &shown(&entry.key)) };
             let fix = match entry.key.as_str() {
                 "<<" => "YAML merge keys are not supported; write the keys out".to_owned(),
                 key => suggest::fix(key, known.iter().copied()),
@@ -128,10 +119,7 @@ impl<'n> Fields<'n> {
 }
 
 pub(crate) fn place(node: &Node, path: &str) -> Place {
-    Place {
-        line: Some(node.line),
-        path: path.to_owned(),
-    }
+    Place { line: Some(node.line), path: path.to_owned() }
 }
 
 /// Reports a value of the wrong type.
@@ -265,32 +253,25 @@ impl Read for u32 {
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, &'static str> {
     let found = units.iter().find_map(|(unit, factor)| {
         let number = text.strip_suffix(unit)?.trim_end();
-        (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some((number, factor))
+        (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+            .then_some((number, factor))
     });
     let (number, factor) = found.ok_or(if text.bytes().all(|b| b.is_ascii_digit()) {
         "the unit is missing"
     } else {
         ""
     })?;
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(*factor))
-        .ok_or("too large")
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(*factor)).ok_or("too large")
 }
 
-const TIMES: &[(&str, u64)] = &[
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+const TIMES: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Read for Duration {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
         let duration = ("a duration", "one like 500ms, 20s, 5m, 1h or 1d");
-        parsed(node, path, duration, report, |text| with_unit(text, TIMES)).map(Duration::from_millis)
+        parsed(node, path, duration, report, |text| with_unit(text, TIMES))
+            .map(Duration::from_millis)
     }
 }
 
@@ -298,12 +279,7 @@ impl Read for Duration {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size(pub u64);
 
-const SIZES: &[(&str, u64)] = &[
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("B", 1),
-];
+const SIZES: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
 
 impl Read for Size {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
@@ -315,7 +291,10 @@ impl Read for Size {
 /// Dollars, to the nano-dollar.
 impl Read for NanoUsd {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
-        let money = ("an amount in US dollars", "one like 50 or 0.25, with at most nine digits after the point");
+        let money = (
+            "an amount in US dollars",
+            "one like 50 or 0.25, with at most nine digits after the point",
+        );
         parsed(node, path, money, report, |text| decimal::exact(text, 9)).map(NanoUsd)
     }
 }

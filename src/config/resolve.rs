@@ -45,7 +45,11 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
         listeners: listeners.into_iter().map(|l| l.value).collect(),
         admin: admin.value,
         state_path: state_path(file, texts, report)?,
-        state_on_failure: file.state.as_ref().and_then(|s| s.on_failure).unwrap_or(OnFailure::Closed),
+        state_on_failure: file
+            .state
+            .as_ref()
+            .and_then(|s| s.on_failure)
+            .unwrap_or(OnFailure::Closed),
         state_retention: retention(file, report),
         server: server(file, report),
         timezone: timezone(file, texts, report)?,
@@ -198,9 +202,7 @@ pub(crate) fn at_least(raw: &At<Duration>, least: Duration, report: &mut Report)
 
 /// A duration of at least a millisecond, or the default.
 pub(crate) fn timeout(raw: Option<&At<Duration>>, default: u64, report: &mut Report) -> Duration {
-    raw.map_or(Duration::from_secs(default), |raw| {
-        at_least(raw, Duration::from_millis(1), report)
-    })
+    raw.map_or(Duration::from_secs(default), |raw| at_least(raw, Duration::from_millis(1), report))
 }
 
 fn server(file: &File, report: &mut Report) -> Server {
@@ -209,7 +211,9 @@ fn server(file: &File, report: &mut Report) -> Server {
         Some(file::Threads::Exactly(n)) => n,
         _ => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let size = |raw: &Option<At<super::read::Size>>, mib: u64| raw.as_ref().map_or(mib << 20, |s| s.value.0);
+    let size = |raw: &Option<At<super::read::Size>>, mib: u64| {
+        raw.as_ref().map_or(mib << 20, |s| s.value.0)
+    };
     let body = size(&written.max_body_bytes, 64);
     let buffered = size(&written.max_buffered_bytes, 512);
     if body == 0 {
@@ -218,7 +222,8 @@ fn server(file: &File, report: &mut Report) -> Server {
     }
     if buffered < body {
         let at = written.max_buffered_bytes.as_ref().map_or(&written.place, |b| &b.place);
-        let message = "max_buffered_bytes is less than max_body_bytes: the largest body would never fit";
+        let message =
+            "max_buffered_bytes is less than max_body_bytes: the largest body would never fit";
         report.problem(at, message, format!("Write at least {body}B, or lower max_body_bytes"));
     }
     Server {
@@ -287,12 +292,12 @@ fn alerts(file: &File, texts: Texts<'_>, report: &mut Report) -> Alerts {
     }
 }
 
-fn scopes(written: Option<&Named<file::Scope>>, report: &mut Report) -> HashMap<String, Arc<Scope>> {
+fn scopes(
+    written: Option<&Named<file::Scope>>,
+    report: &mut Report,
+) -> HashMap<String, Arc<Scope>> {
     let named = written.map(|named| named.0.as_slice()).unwrap_or_default();
-    named
-        .iter()
-        .map(|(name, at)| (name.clone(), Arc::new(scope_of(&at.value, report))))
-        .collect()
+    named.iter().map(|(name, at)| (name.clone(), Arc::new(scope_of(&at.value, report)))).collect()
 }
 
 fn scope_of(written: &file::Scope, report: &mut Report) -> Scope {

@@ -154,6 +154,15 @@ pub struct Provider {
     pub scope: Scope,
 }
 
+impl Provider {
+    /// Names the credential in use without showing it. A rotated one has another name, and so
+    /// begins with a clean record.
+    pub fn credential_name(&self) -> String {
+        let fingerprint = self.api_key.as_ref().map(Secret::fingerprint);
+        format!("{}#{}", self.name, fingerprint.unwrap_or_default())
+    }
+}
+
 /// Whether HTTP/2 is spoken with a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2 {

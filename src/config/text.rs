@@ -70,16 +70,11 @@ impl Texts<'_> {
     /// repeats any part of what is not a reference.
     pub(crate) fn secret(&self, raw: &At<String>, report: &mut Report) -> Option<Found> {
         let text = raw.value.as_str();
-        let variable = text
-            .strip_prefix("os.environ/")
-            .or_else(|| text.strip_prefix("env."));
+        let variable = text.strip_prefix("os.environ/").or_else(|| text.strip_prefix("env."));
         let plain = if let Some(name) = variable {
             self.variable(name, &raw.place, report)?
         } else if let Some(path) = text.strip_prefix("file:") {
-            let path = At {
-                value: path.to_owned(),
-                place: raw.place.clone(),
-            };
+            let path = At { value: path.to_owned(), place: raw.place.clone() };
             let (_, content) = self.file(&path, report)?;
             content.trim_end_matches(['\r', '\n']).to_owned()
         } else {
@@ -125,7 +120,11 @@ impl Texts<'_> {
             None => "is not set",
         };
         let message = format!("the environment variable {name} {missing}");
-        report.problem(at, message, format!("Set {name}, or write `file:PATH` where a secret is expected"));
+        report.problem(
+            at,
+            message,
+            format!("Set {name}, or write `file:PATH` where a secret is expected"),
+        );
         None
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn parse(text: &str, report: &mut Report) -> Option<Node> {
 }
 
 fn one_document(documents: &[MarkedYaml<'_>], chars: &[char], report: &mut Report) -> Option<Node> {
-    let mut tree = Tree { chars, report };
+    let mut tree = Tree { chars, report, anchors: Vec::new() };
     match documents {
         [] => None,
         [only] => Some(tree.node(only, 0)),
@@ -95,15 +95,14 @@ fn syntax(info: &str) -> String {
 }
 
 fn line(number: usize) -> Place {
-    Place {
-        line: Some(number),
-        path: String::new(),
-    }
+    Place { line: Some(number), path: String::new() }
 }
 
 struct Tree<'a> {
     chars: &'a [char],
     report: &'a mut Report,
+    /// Numbers that have an anchor, as they were written.
+    anchors: Vec<(String, String)>,
 }
 
 impl Tree<'_> {
@@ -143,24 +142,28 @@ impl Tree<'_> {
             self.report.problem(&line(key_line), format!("duplicate key `{name}`"), fix);
             return None;
         }
-        Some(Entry {
-            key: text,
-            line: key_line,
-            value: self.node(value, key_line),
-        })
+        Some(Entry { key: text, line: key_line, value: self.node(value, key_line) })
     }
 
     /// A number or a boolean as it stands in the file: a float would lose digits.
-    fn written(&self, from: &MarkedYaml<'_>, scalar: &Scalar<'_>) -> String {
+    fn written(&mut self, from: &MarkedYaml<'_>, scalar: &Scalar<'_>) -> String {
         let (start, end) = (from.span.start.index(), from.span.end.index());
-        let text: String = self.chars.get(start..end).unwrap_or_default().iter().collect();
-        let text = text.trim();
-        match scalar {
-            // An alias spans its own name, not the number it stands for.
-            Scalar::Integer(n) if text.is_empty() || text.starts_with('*') => n.to_string(),
-            Scalar::FloatingPoint(n) if text.is_empty() || text.starts_with('*') => n.to_string(),
-            Scalar::Boolean(b) => b.to_string(),
-            _ => text.to_owned(),
+        let span: String = self.chars.get(start..end).unwrap_or_default().iter().collect();
+        // The span of an anchored number begins at its anchor.
+        let text = span.split_whitespace().last().unwrap_or_default();
+        if let Some(anchor) = span.strip_prefix('&').and_then(|rest| rest.split_whitespace().next())
+        {
+            self.anchors.push((anchor.to_owned(), text.to_owned()));
+        }
+        // The span of an alias is its own name, not the number it stands for.
+        let alias = text.strip_prefix('*').and_then(|name| {
+            let known = self.anchors.iter().rev().find(|(anchor, _)| anchor == name);
+            known.map(|(_, number)| number.clone())
+        });
+        match (alias, scalar) {
+            (Some(number), _) => number,
+            (None, Scalar::Boolean(b)) => b.to_string(),
+            (None, _) => text.to_owned(),
         }
     }
 }

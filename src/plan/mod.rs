@@ -1,10 +1,17 @@
 //! Which targets a request may try, in which order. Never a dearer tier, never a model that the
 //! key may not use.
 
-use crate::config::snapshot::{Model, Snapshot, Target};
+pub mod health;
+
+use crate::config::{
+    self,
+    snapshot::{Model, Snapshot, Target},
+};
 use crate::keys::Caller;
 use crate::units::Dialect;
+use health::HealthTable;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A target that may be tried, and the model that brought it in.
 #[derive(Clone, Debug)]
@@ -17,45 +24,119 @@ pub struct Candidate {
 
 /// The targets of `model` and of its fallbacks that speak `dialect`, in the order of trying.
 ///
-/// `draw` is a random number: it picks the first target by weight. The others of the model
-/// follow, then the fallbacks, cheapest first unless the configuration keeps its own order.
+/// `affinity` stands for the conversation: the same one goes to the same target of the model
+/// while that is healthy, so that the provider's prompt cache stays warm, and over many
+/// conversations each target gets its share by weight. Targets over the model's latency budget
+/// come after its others. The fallbacks follow, cheapest first unless the configuration keeps
+/// its own order.
 pub fn order(
     snapshot: &Snapshot,
     caller: &Caller,
     model: &Arc<Model>,
     dialect: Dialect,
-    draw: u64,
+    affinity: u64,
+    health: &HealthTable,
+    now: Instant,
 ) -> Vec<Candidate> {
-    let usable = |target: &Arc<Target>| {
-        target.dialect == dialect && target.weight > 0 && target.tier <= model.tier
-    };
-    let mut own: Vec<_> = model.targets.iter().filter(|target| usable(target)).cloned().collect();
-    if let Some(first) = pick(&own, draw) {
-        let chosen = own.remove(first);
-        own.insert(0, chosen);
-    }
-    let mut plan: Vec<Candidate> =
-        own.into_iter().map(|target| Candidate { model: model.clone(), target }).collect();
-    for name in &model.fallbacks {
-        let Some(fallback) = snapshot.models.get(name).filter(|_| caller.models.allows(name)) else {
+    let usable = |target: &Target| target.dialect == dialect && target.tier <= model.tier;
+    let mut plan = Vec::new();
+    for (owner, target) in config::candidates(snapshot, model) {
+        let allowed = owner.name == model.name || caller.models.allows(&owner.name);
+        if !(allowed && usable(target)) {
             continue;
-        };
-        let targets = fallback.targets.iter().filter(|target| usable(target));
-        plan.extend(
-            targets.map(|target| Candidate { model: fallback.clone(), target: target.clone() }),
-        );
+        }
+        let owner =
+            if owner.name == model.name { Some(model) } else { snapshot.models.get(&owner.name) };
+        if let Some(owner) = owner {
+            plan.push(Candidate { model: owner.clone(), target: target.clone() });
+        }
+    }
+    let own = plan.iter().take_while(|candidate| candidate.model.name == model.name).count();
+    if let Some(own) = plan.get_mut(..own).filter(|own| own.len() > 1) {
+        own.sort_by(|a, b| score(&b.target, affinity).total_cmp(&score(&a.target, affinity)));
+        if let Some(budget) = model.latency_budget {
+            own.sort_by_key(|candidate| {
+                let p95 = health.of(&candidate.target.id).first_token_p95(now);
+                p95.is_some_and(|p95| p95 > budget)
+            });
+        }
     }
     plan
 }
 
-/// The index that `draw` falls on, each target taking a share of its weight.
-fn pick(targets: &[Arc<Target>], draw: u64) -> Option<usize> {
-    let total: u64 = targets.iter().map(|target| u64::from(target.weight)).sum();
-    let mut at = draw.checked_rem(total)?;
-    targets.iter().position(|target| {
-        let weight = u64::from(target.weight);
-        let here = at < weight;
-        at = at.saturating_sub(weight);
-        here
+/// Weighted rendezvous hashing: the greatest score wins, and taking a target away moves only the
+/// conversations that were on it. (Wang & Ravishankar 1998 for equal weights; the logarithm makes
+/// the share of wins proportional to the weight.)
+fn score(target: &Target, affinity: u64) -> f64 {
+    let hash = mix(affinity ^ hash(target.id.as_bytes()));
+    // 53 bits, so that the fraction is exact and lies strictly between 0 and 1.
+    #[allow(clippy::cast_precision_loss)]
+    let fraction = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -f64::from(target.weight) / fraction.ln()
+}
+
+/// Stands for a conversation, the same in every process and release: FNV-1a.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// Spreads every input bit over all output bits (the finaliser of SplitMix64).
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+mod tests {
+    use super::*;
+    use crate::catalog::Price;
+    use crate::units::Tier;
+
+    fn target(id: &str, weight: u32) -> Target {
+        Target {
+            id: id.into(),
+            provider: "p".into(),
+            dialect: Dialect::OpenAi,
+            model: id.into(),
+            weight,
+            price: Price::free(),
+            card: None,
+            tier: Tier(0),
+        }
+    }
+
+    fn winner<'t>(targets: &'t [Target], key: u64) -> &'t str {
+        let best = targets.iter().max_by(|a, b| score(a, key).total_cmp(&score(b, key)));
+        &best.unwrap().id
+    }
+
+    #[test]
+    fn weights_hold_within_five_percent() {
+        let targets = [target("a", 1), target("b", 2), target("c", 1)];
+        let mut wins = std::collections::HashMap::new();
+        for n in 0..10_000_u32 {
+            *wins.entry(winner(&targets, hash(&n.to_le_bytes()))).or_insert(0_u32) += 1;
+        }
+        for (id, share) in [("a", 2500.0), ("b", 5000.0), ("c", 2500.0)] {
+            let got = f64::from(wins[id]);
+            assert!((got - share).abs() / share < 0.05, "{id}: {got} of {share}");
+        }
+    }
+
+    #[test]
+    fn taking_a_target_away_moves_only_its_conversations() {
+        let three = [target("a", 1), target("b", 1), target("c", 1)];
+        let two = [target("a", 1), target("b", 1)];
+        for n in 0..1000_u32 {
+            let key = hash(&n.to_le_bytes());
+            let before = winner(&three, key);
+            if before != "c" {
+                assert_eq!(winner(&two, key), before);
+            }
+        }
+    }
 }

@@ -2,10 +2,13 @@
 //! means for the next one.
 
 use super::authenticate::KEY_HEADERS;
-use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure, InflightGuard, exhausted};
+use super::exchange::{
+    Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure, InflightGuard, exhausted,
+};
 use super::trust;
 use crate::config::snapshot::{Http2, Provider, Snapshot, Target};
 use crate::plan::Candidate;
+use crate::plan::health::Permit;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
@@ -31,11 +34,30 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
 const NOT_FORWARDED: [&str; 20] = [
-    "host", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "expect",
-    "content-length", "accept-encoding", "cookie", "forwarded", "via", "x-real-ip",
-    "x-request-id", "content-encoding",
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "expect",
+    "content-length",
+    "accept-encoding",
+    "cookie",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-request-id",
+    "content-encoding",
 ];
+
+/// A 429 that says nothing about when to come back is left alone for this long.
+const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 
 /// Starts the next attempt.
 ///
@@ -44,24 +66,17 @@ const NOT_FORWARDED: [&str; 20] = [
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
     let newest = gateway.live.snapshot();
     loop {
-        let call = exchange.call.as_mut().ok_or_else(missing)?;
         still_admitted(&newest, exchange.caller.as_deref())?;
-        let Some(candidate) = next(call, &newest) else {
-            return Err(exhausted(&call.done, soonest(&call.done)));
-        };
-        let Some(provider) = newest.providers.get(&candidate.target.provider).cloned() else {
-            call.next += 1;
-            continue;
+        let call = exchange.call.as_mut().ok_or_else(missing)?;
+        let Some(next) = next(gateway, call, &newest) else {
+            return Err(exhausted(&call.done, &call.passed_over, Instant::now()));
         };
         let began = Instant::now();
+        let provider = next.provider.clone();
+        begin(gateway, call, next, began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
-            Ok(address) => {
-                let peer = peer(&provider, address, call)?;
-                begin(gateway, call, candidate, began)?;
-                return Ok(peer);
-            }
+            Ok(address) => return peer(&provider, address, call),
             Err(error) => {
-                begin(gateway, call, candidate, began)?;
                 let why = format!("`{}` doesn't resolve: {error}", provider.host);
                 fail(gateway, exchange, Failure::Connect(why));
             }
@@ -83,31 +98,44 @@ fn still_admitted(newest: &Snapshot, caller: Option<&crate::keys::Caller>) -> Re
     ))
 }
 
-/// The candidate to try now, if the bounds of the attempt loop leave one.
-fn next(call: &mut Call, newest: &Snapshot) -> Option<Candidate> {
+/// A target that may be tried now.
+struct Next {
+    candidate: Candidate,
+    provider: Arc<Provider>,
+    permits: (Permit, Permit),
+}
+
+/// The candidate to try now, if the bounds of the attempt loop leave one: the first in the plan
+/// that is neither cooling down nor left alone, and whose provider takes our credential.
+fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     let made = u32::try_from(call.done.len()).unwrap_or(u32::MAX);
-    if made >= newest.attempts.max || Instant::now() >= call.deadline {
+    let now = Instant::now();
+    if made >= newest.attempts.max || now >= call.deadline {
         return None;
     }
-    call.plan.get(call.next).cloned()
+    while let Some(candidate) = call.plan.get(call.next) {
+        let target = &candidate.target;
+        if let Some(provider) = newest.providers.get(&target.provider) {
+            let credential = gateway.health.of(&provider.credential_name()).admit(now);
+            let permits = credential.and_then(|credential| {
+                gateway.health.of(&target.id).admit(now).map(|target| (target, credential))
+            });
+            match permits {
+                Ok(permits) => {
+                    let (candidate, provider) = (candidate.clone(), provider.clone());
+                    return Some(Next { candidate, provider, permits });
+                }
+                Err(blocked) => call.passed_over.push(blocked),
+            }
+        }
+        call.next += 1;
+        call.repeats = 0;
+    }
+    None
 }
 
-/// When the first of the rate-limited targets is free again.
-fn soonest(done: &[AttemptRecord]) -> Option<Duration> {
-    done.iter()
-        .filter_map(|record| match record.failure {
-            Some(Failure::Status(429, after)) => after,
-            _ => None,
-        })
-        .min()
-}
-
-fn begin(
-    gateway: &Gateway,
-    call: &mut Call,
-    candidate: Candidate,
-    started: Instant,
-) -> Result<(), Reject> {
+fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
+    let Next { candidate, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
     let body = body_for(call, &candidate);
@@ -115,8 +143,16 @@ fn begin(
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
     call.control.set_deadline(Some(until.into()));
-    call.current = Some(Attempt { candidate, started, body, inflight, failure: None, relay: None });
-    Ok(())
+    call.current = Some(Attempt {
+        candidate,
+        started,
+        body,
+        inflight,
+        permits,
+        failure: None,
+        complaint: Vec::new(),
+        relay: None,
+    });
 }
 
 /// The client's bytes, with the fields changed that this target needs.
@@ -152,8 +188,12 @@ pub fn asks_usage(endpoint: Endpoint) -> bool {
 fn output_cap(endpoint: Endpoint, candidate: &Candidate) -> Option<(CapName, u64)> {
     let cap = candidate.model.max_output_tokens?;
     let name = match endpoint {
-        Endpoint::ChatCompletions if wants_new_name(&candidate.target) => CapName::MaxCompletionTokens,
-        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Messages => CapName::MaxTokens,
+        Endpoint::ChatCompletions if wants_new_name(&candidate.target) => {
+            CapName::MaxCompletionTokens
+        }
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Messages => {
+            CapName::MaxTokens
+        }
         Endpoint::Responses => CapName::MaxOutputTokens,
         Endpoint::GeminiGenerate | Endpoint::GeminiStream => CapName::GenerationConfig,
         _ => return None,
@@ -164,13 +204,23 @@ fn output_cap(endpoint: Endpoint, candidate: &Candidate) -> Option<(CapName, u64
 /// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.
 fn wants_new_name(target: &Target) -> bool {
     let reasoning = |id: &str| {
-        id.starts_with("gpt-5") || id.starts_with("o1") || id.starts_with("o3") || id.starts_with("o4")
+        id.starts_with("gpt-5")
+            || id.starts_with("o1")
+            || id.starts_with("o3")
+            || id.starts_with("o4")
     };
-    let official = target.card.as_ref().is_some_and(|card| card.provider == "openai" || card.provider == "azure");
+    let official = target
+        .card
+        .as_ref()
+        .is_some_and(|card| card.provider == "openai" || card.provider == "azure");
     official || reasoning(target.model.rsplit('/').next().unwrap_or(&target.model))
 }
 
-fn peer(provider: &Provider, address: std::net::SocketAddr, call: &Call) -> Result<HttpPeer, Reject> {
+fn peer(
+    provider: &Provider,
+    address: std::net::SocketAddr,
+    call: &Call,
+) -> Result<HttpPeer, Reject> {
     // An empty SNI would switch certificate checks off in Pingora: the host is never empty.
     let mut peer = HttpPeer::new(address, provider.tls, provider.host.clone());
     let left = call.deadline.saturating_duration_since(Instant::now());
@@ -187,7 +237,8 @@ fn peer(provider: &Provider, address: std::net::SocketAddr, call: &Call) -> Resu
         Http2::Always => ALPN::H2,
     };
     if let Some(file) = &provider.ca_file {
-        options.ca = Some(trust::roots(file).map_err(|why| Reject::new(Reason::InternalError, why))?);
+        options.ca =
+            Some(trust::roots(file).map_err(|why| Reject::new(Reason::InternalError, why))?);
     }
     // Connections are never shared between providers, nor between sets of trusted roots.
     let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
@@ -209,7 +260,8 @@ pub fn header(
     client: &RequestHeader,
 ) -> pingora_core::Result<RequestHeader> {
     let newest = gateway.live.peek();
-    let missing = || pingora_core::Error::explain(pingora_core::ErrorType::InternalError, "no attempt");
+    let missing =
+        || pingora_core::Error::explain(pingora_core::ErrorType::InternalError, "no attempt");
     let call = exchange.call.as_ref().ok_or_else(missing)?;
     let attempt = call.current.as_ref().ok_or_else(missing)?;
     let target = &attempt.candidate.target;
@@ -238,9 +290,8 @@ fn credential(header: &mut RequestHeader, provider: &Provider) -> pingora_core::
         return Ok(());
     };
     match provider.dialect {
-        Dialect::OpenAi => {
-            header.insert_header("authorization", secret_value(&format!("Bearer {}", key.expose()))?)
-        }
+        Dialect::OpenAi => header
+            .insert_header("authorization", secret_value(&format!("Bearer {}", key.expose()))?),
         Dialect::Anthropic => header.insert_header("x-api-key", secret_value(key.expose())?),
         Dialect::Gemini => header.insert_header("x-goog-api-key", secret_value(key.expose())?),
     }
@@ -286,6 +337,7 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         return false;
     };
     call.control.set_deadline(None);
+    call.control.discard_answer();
     if failure == Failure::Stale && call.stale < MAX_STALE {
         // It never carried a request: not an attempt, and nobody's failure.
         call.stale += 1;
@@ -302,20 +354,41 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         | Failure::ClientGone
         | Failure::Internal(_) => false,
     };
-    if matches!(failure, Failure::Status(401 | 403, _)) {
-        gateway.metrics.auth_failures.with_label_values(&[&target.provider]).inc();
-        log::error!(
-            "provider `{}` refused the gateway's credential for {}: check its api_key",
-            target.provider,
-            target.id
-        );
-    }
     let reason = failure.outcome();
     super::settle::attempt_failed(gateway, exchange, attempt, failure);
     if again && let Some(call) = exchange.call.as_ref() {
         note_fallback(gateway, call, &target, reason);
     }
     again
+}
+
+/// What a failure means for the target's health, and for its provider's credential.
+pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
+    let (now, rule) = (Instant::now(), gateway.live.peek().breaker);
+    let target = &attempt.candidate.target;
+    let (permit, credential) = attempt.permits;
+    match failure {
+        Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
+        Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
+        Failure::Status(401 | 403, _) => {
+            credential.opened(now, &rule);
+            gateway.metrics.auth_failures.with_label_values(&[&target.provider]).inc();
+            log::error!(
+                "provider `{}` refused the gateway's credential for {}: check its api_key",
+                target.provider,
+                target.id
+            );
+        }
+        _ if permit.failed(now, &rule) => {
+            log::warn!(
+                "{} is left alone for {} s: it failed {} times",
+                target.id,
+                rule.cooldown.as_secs(),
+                rule.failures
+            );
+        }
+        _ => {}
+    }
 }
 
 /// Moves on in the plan, unless the same target may be tried once more.

@@ -29,7 +29,11 @@ pub fn authenticate(
     if let Some(expires) = caller.expires.filter(|expires| *expires <= now) {
         return Err(Reject::new(
             Reason::KeyExpired,
-            format!("the key `{}` expired at {}. Ask the gateway's operator for a new one.", caller.id, expires.to_rfc3339()),
+            format!(
+                "the key `{}` expired at {}. Ask the gateway's operator for a new one.",
+                caller.id,
+                expires.to_rfc3339()
+            ),
         ));
     }
     Ok(caller.clone())
@@ -41,7 +45,10 @@ fn presented(headers: &HeaderMap) -> Result<&str, Reject> {
     for name in KEY_HEADERS {
         for value in headers.get_all(name) {
             let Ok(text) = value.to_str() else {
-                return Err(Reject::new(Reason::InvalidApiKey, "the key has characters that no key has."));
+                return Err(Reject::new(
+                    Reason::InvalidApiKey,
+                    "the key has characters that no key has.",
+                ));
             };
             let key = if name == "authorization" { bearer(text) } else { Some(text.trim()) };
             let Some(key) = key else {

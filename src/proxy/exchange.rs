@@ -7,6 +7,7 @@ use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
 use crate::metrics::NONE;
 use crate::plan::Candidate;
+use crate::plan::health::{Blocked, Permit};
 use crate::reject::{Reason, Reject};
 use crate::state::{ByteShare, Gateway, RunningGuard};
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
@@ -112,6 +113,8 @@ pub struct Call {
     pub plan: Vec<Candidate>,
     /// How far the plan has been followed.
     pub next: usize,
+    /// Why targets were passed over.
+    pub passed_over: Vec<Blocked>,
     /// The attempts that have ended.
     pub done: Vec<AttemptRecord>,
     /// The attempt that runs.
@@ -144,8 +147,12 @@ pub struct Attempt {
     pub body: Bytes,
     /// Counts it among the running ones until dropped.
     pub inflight: InflightGuard,
+    /// The target's permission, and that of the provider's credential.
+    pub permits: (Permit, Permit),
     /// Why it failed, when a hook has found out.
     pub failure: Option<Failure>,
+    /// The beginning of a failed answer's body, for what it says about coming back.
+    pub complaint: Vec<u8>,
     /// The answer, once its header is there.
     pub relay: Option<Relay>,
 }
@@ -241,6 +248,16 @@ pub struct AttemptRecord {
 }
 
 impl AttemptRecord {
+    /// As it stands in an error message.
+    fn told(&self) -> String {
+        let what = match (&self.failure, self.status) {
+            (Some(Failure::Connect(why) | Failure::Broken(why)), _) => why.clone(),
+            (_, Some(status)) => format!("status {status}"),
+            _ => self.outcome.replace('_', " "),
+        };
+        format!("{}: {what} after {} ms", self.target, self.took.as_millis())
+    }
+
     /// As it stands in the access log.
     pub fn line(&self) -> AttemptLine {
         AttemptLine {
@@ -269,57 +286,58 @@ impl Drop for InflightGuard {
     }
 }
 
-/// The refusal that sums up attempts which all failed.
-pub fn exhausted(done: &[AttemptRecord], soonest: Option<Duration>) -> Reject {
-    let attempts: Vec<String> = done
-        .iter()
-        .map(|record| {
-            let what = match (&record.failure, record.status) {
-                (Some(Failure::Connect(why) | Failure::Broken(why)), _) => why.clone(),
-                (_, Some(status)) => format!("status {status}"),
-                _ => record.outcome.replace('_', " "),
-            };
-            format!("{}: {what} after {} ms", record.target, record.took.as_millis())
-        })
-        .collect();
-    let all = |wanted: fn(&Failure) -> bool| {
-        !done.is_empty() && done.iter().all(|r| r.failure.as_ref().is_some_and(wanted))
-    };
-    let last = done.last().and_then(|record| record.failure.as_ref());
-    let reason = if done.is_empty() {
-        Reason::NoHealthyTarget
-    } else if all(|f| matches!(f, Failure::Status(429, _))) {
-        Reason::UpstreamRateLimited
-    } else if all(|f| matches!(f, Failure::Status(401 | 403, _))) {
-        Reason::UpstreamAuthFailed
-    } else {
-        match last {
-            Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
-            Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
-            _ => Reason::UpstreamError,
-        }
-    };
+/// The refusal that sums up attempts which all failed, and targets that were passed over.
+pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Reject {
+    let reason = exhausted_reason(done, passed_over);
     let what = match reason {
-        Reason::NoHealthyTarget => {
-            "every target of this model is cooling down or left alone after failures".to_owned()
-        }
-        Reason::UpstreamRateLimited => "every target of this model is rate limited".to_owned(),
+        Reason::NoHealthyTarget => "every target of this model is left alone after failures",
+        Reason::UpstreamRateLimited => "every target of this model is rate limited",
         Reason::UpstreamAuthFailed => {
             "the provider refused the gateway's own credential; tell the gateway's operator"
-                .to_owned()
         }
-        _ => "no upstream gave an answer".to_owned(),
+        _ => "no upstream gave an answer",
     };
+    let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
     let message = if attempts.is_empty() {
         format!("{what}. Try again later.")
     } else {
         format!("{what}. Attempts: {}.", attempts.join("; "))
     };
     let reject = Reject::new(reason, message);
-    match (reason, soonest) {
-        (Reason::UpstreamRateLimited | Reason::NoHealthyTarget, after) => {
-            reject.retry_after(after.unwrap_or(Duration::from_secs(1)))
+    match reason {
+        Reason::UpstreamRateLimited | Reason::NoHealthyTarget => {
+            reject.retry_after(soonest(done, passed_over, now))
         }
         _ => reject,
     }
+}
+
+fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
+    let all = |wanted: fn(&Failure) -> bool| {
+        done.iter().all(|record| record.failure.as_ref().is_some_and(wanted))
+    };
+    if done.is_empty() && !passed_over.iter().all(|blocked| blocked.cooling) {
+        return Reason::NoHealthyTarget;
+    }
+    if all(|failure| matches!(failure, Failure::Status(429, _))) {
+        return Reason::UpstreamRateLimited;
+    }
+    if all(|failure| matches!(failure, Failure::Status(401 | 403, _))) {
+        return Reason::UpstreamAuthFailed;
+    }
+    match done.last().and_then(|record| record.failure.as_ref()) {
+        Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
+        Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
+        _ => Reason::UpstreamError,
+    }
+}
+
+/// When the first of the targets may be tried again.
+fn soonest(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Duration {
+    let limited = done.iter().filter_map(|record| match record.failure {
+        Some(Failure::Status(429, after)) => after,
+        _ => None,
+    });
+    let blocked = passed_over.iter().map(|blocked| blocked.until.saturating_duration_since(now));
+    limited.chain(blocked).min().unwrap_or(Duration::from_secs(1))
 }

@@ -70,12 +70,7 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
 }
 
 /// Nothing is left to try: tells the client, in whatever way is still possible.
-pub async fn answer(
-    gateway: &Gateway,
-    session: &mut Session,
-    exchange: &mut Exchange,
-    error: &Error,
-) -> FailToProxy {
+pub async fn answer(session: &mut Session, exchange: &mut Exchange, error: &Error) -> FailToProxy {
     note_client(exchange, Some(error));
     let done = FailToProxy { error_code: exchange.status, can_reuse_downstream: false };
     if exchange.client_gone {
@@ -88,20 +83,16 @@ pub async fn answer(
     if let Some(call) = &exchange.call {
         call.control.discard_answer();
     }
-    let reject = exchange.refusal.take().unwrap_or_else(|| final_word(gateway, exchange, error));
+    let reject = exchange.refusal.take().unwrap_or_else(|| final_word(exchange, error));
     let reusable = exchange.call.is_some();
     let written = reply::refuse(session, exchange, reject).await.is_ok();
     FailToProxy { error_code: exchange.status, can_reuse_downstream: written && reusable }
 }
 
-fn final_word(_: &Gateway, exchange: &Exchange, error: &Error) -> Reject {
+fn final_word(exchange: &Exchange, error: &Error) -> Reject {
     match &exchange.call {
         Some(call) if !call.done.is_empty() => {
-            let soonest = call.done.iter().filter_map(|record| match record.failure {
-                Some(Failure::Status(429, after)) => after,
-                _ => None,
-            });
-            exhausted(&call.done, soonest.min())
+            exhausted(&call.done, &call.passed_over, Instant::now())
         }
         _ => Reject::new(
             Reason::InternalError,

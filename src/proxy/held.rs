@@ -18,11 +18,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use pingora_core::ErrorType::{self, Custom};
+use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session as CustomSession;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::Digest;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::sync::Arc;
@@ -31,6 +31,9 @@ use tokio::time::Instant;
 
 /// The error that a passed deadline raises.
 pub const DEADLINE: ErrorType = Custom("Deadline");
+
+/// The error at the end of an answer that is passed to nobody.
+const SWALLOWED: ErrorType = Custom("Swallowed");
 
 /// The largest answer whose header is held back until its cost is known, in bytes.
 const MAX_HELD_ANSWER: usize = 1024 * 1024;
@@ -44,6 +47,7 @@ struct Inner {
     session: Option<Box<ServerSession>>,
     deadline: Option<Instant>,
     hold: Option<Held>,
+    swallow: bool,
     cost: Option<String>,
 }
 
@@ -65,6 +69,11 @@ impl Control {
         self.0.lock().hold = Some(Held::default());
     }
 
+    /// Passes nothing of the running attempt's answer on; its end is an error.
+    pub fn swallow_answer(&self) {
+        self.0.lock().swallow = true;
+    }
+
     /// What the answer cost, in dollars, for its header.
     pub fn set_cost(&self, usd: String) {
         self.0.lock().cost = Some(usd);
@@ -77,7 +86,9 @@ impl Control {
 
     /// Forgets an answer that was held back, so that another can be given instead.
     pub fn discard_answer(&self) {
-        self.0.lock().hold = None;
+        let mut state = self.0.lock();
+        state.hold = None;
+        state.swallow = false;
     }
 }
 
@@ -122,6 +133,10 @@ impl HeldSession {
     /// Takes tasks into the held answer; returns what is to be written now.
     fn pass(&self, tasks: Vec<HttpTask>) -> Vec<HttpTask> {
         let mut state = self.control.0.lock();
+        if state.swallow {
+            let over = tasks.iter().any(HttpTask::is_end);
+            return over.then(|| HttpTask::Failed(Error::new_up(SWALLOWED))).into_iter().collect();
+        }
         let Some(mut held) = state.hold.take() else {
             return tasks;
         };
@@ -176,11 +191,7 @@ impl CustomSession for HeldSession {
         self.inner.write_response_header(resp).await
     }
 
-    async fn write_response_header_ref(
-        &mut self,
-        resp: &ResponseHeader,
-        _end: bool,
-    ) -> Result<()> {
+    async fn write_response_header_ref(&mut self, resp: &ResponseHeader, _end: bool) -> Result<()> {
         self.inner.write_response_header_ref(resp).await
     }
 

@@ -84,7 +84,10 @@ pub async fn receive(
             Ok(Err(error)) => {
                 return Err(Reject::new(
                     Reason::InvalidRequest,
-                    format!("the request body ended early or is malformed ({}).", error.etype().as_str()),
+                    format!(
+                        "the request body ended early or is malformed ({}).",
+                        error.etype().as_str()
+                    ),
                 ));
             }
             Ok(Ok(None)) => break,
@@ -121,9 +124,9 @@ fn content_length(session: &ServerSession) -> Result<Option<u64>, Reject> {
         return Ok(None);
     };
     let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    length.map(Some).ok_or_else(|| {
-        Reject::new(Reason::InvalidRequest, "Content-Length is not a number.")
-    })
+    length
+        .map(Some)
+        .ok_or_else(|| Reject::new(Reason::InvalidRequest, "Content-Length is not a number."))
 }
 
 fn too_large(server: &Server) -> Reject {
@@ -177,7 +180,9 @@ pub fn understand(
         (BodyFields::Form(form), model, stream)
     } else {
         let fields = scan::scan(body).map_err(|error| match error.field {
-            Some(field) => Reject::new(Reason::InvalidRequest, format!("`{field}`: {}.", error.what)),
+            Some(field) => {
+                Reject::new(Reason::InvalidRequest, format!("`{field}`: {}.", error.what))
+            }
             None => Reject::new(Reason::InvalidJson, format!("{error}.")),
         })?;
         let (model, stream) = (fields.model.clone(), fields.stream);
@@ -190,11 +195,25 @@ pub fn understand(
     Ok(Asked { fields, model, stream: stream || endpoint == Endpoint::GeminiStream })
 }
 
+/// Stands for the conversation that a request belongs to: the client's `prompt_cache_key`, or
+/// all up to the end of the first user message, which later turns repeat. Without either, each
+/// request stands for itself.
+pub fn affinity(fields: &BodyFields, body: &[u8]) -> u64 {
+    let BodyFields::Json(fields) = fields else {
+        return rand::random();
+    };
+    let prefix = body.get(..fields.prefix_end).filter(|prefix| !prefix.is_empty());
+    match (&fields.prompt_cache_key, prefix) {
+        (Some(key), _) => crate::plan::hash(key.as_bytes()),
+        (None, Some(prefix)) => crate::plan::hash(prefix),
+        (None, None) => rand::random(),
+    }
+}
+
 fn understand_form(content_type: &str, body: &Bytes) -> Result<multipart::Form, Reject> {
     let bad = |what: &str| Reject::new(Reason::InvalidRequest, what.to_owned());
-    let boundary = multipart::boundary(content_type).ok_or_else(|| {
-        bad("this endpoint takes multipart/form-data with a boundary.")
-    })?;
+    let boundary = multipart::boundary(content_type)
+        .ok_or_else(|| bad("this endpoint takes multipart/form-data with a boundary."))?;
     multipart::scan(body, &boundary).map_err(|error| bad(&format!("{error}.")))
 }
 
@@ -213,7 +232,10 @@ pub fn known_model(snapshot: &Snapshot, caller: &Caller, name: &str) -> Result<A
             ),
         )
         .param("model")),
-        None => Err(Reject::new(Reason::ModelNotFound, not_found(snapshot, caller, name)).param("model")),
+        None => {
+            Err(Reject::new(Reason::ModelNotFound, not_found(snapshot, caller, name))
+                .param("model"))
+        }
     }
 }
 
@@ -231,6 +253,9 @@ fn not_found(snapshot: &Snapshot, caller: &Caller, name: &str) -> String {
     if nearest.is_empty() {
         format!("there is no model `{shown}`, and this key may use none.")
     } else {
-        format!("there is no model `{shown}`. The nearest that this key may use: {}.", nearest.join(", "))
+        format!(
+            "there is no model `{shown}`. The nearest that this key may use: {}.",
+            nearest.join(", ")
+        )
     }
 }

@@ -47,7 +47,10 @@ impl Edge {
     async fn accept(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         match self.admit(session, exchange).await {
             Ok(Step::Forward) => {
-                self.gateway.metrics.overhead_seconds.observe(exchange.started.elapsed().as_secs_f64());
+                self.gateway
+                    .metrics
+                    .overhead_seconds
+                    .observe(exchange.started.elapsed().as_secs_f64());
                 Ok(false)
             }
             Ok(Step::Answer(status, body)) => {
@@ -79,8 +82,7 @@ impl Edge {
             return Err(draining());
         }
         let headers = &session.req_header().headers;
-        let caller =
-            authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())?;
+        let caller = authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())?;
         exchange.caller = Some(caller.clone());
         match route {
             Route::Call { endpoint, model } => {
@@ -102,9 +104,12 @@ impl Edge {
     ) -> Result<(), Reject> {
         let snapshot = exchange.snapshot.clone();
         let caller = exchange.caller.clone().ok_or_else(draining)?;
-        let received =
-            inspect::receive(&mut session.downstream_session, &snapshot.server, &self.gateway.bodies)
-                .await?;
+        let received = inspect::receive(
+            &mut session.downstream_session,
+            &snapshot.server,
+            &self.gateway.bodies,
+        )
+        .await?;
         let content_type = session.get_header("content-type").and_then(|v| v.to_str().ok());
         let asked = inspect::understand(
             endpoint,
@@ -114,8 +119,15 @@ impl Edge {
         )?;
         let model = inspect::known_model(&snapshot, &caller, &asked.model)?;
         exchange.model = Some(model.clone());
-        let plan =
-            crate::plan::order(&snapshot, &caller, &model, endpoint.dialect(), rand::random());
+        let plan = crate::plan::order(
+            &snapshot,
+            &caller,
+            &model,
+            endpoint.dialect(),
+            inspect::affinity(&asked.fields, &received.body),
+            &self.gateway.health,
+            Instant::now(),
+        );
         if plan.is_empty() {
             return Err(other_dialect(&model.name, endpoint));
         }
@@ -130,6 +142,7 @@ impl Edge {
             control,
             plan,
             next: 0,
+            passed_over: Vec::new(),
             done: Vec::new(),
             current: None,
             deadline: Instant::now() + snapshot.attempts.deadline,
@@ -151,7 +164,10 @@ enum Step {
 fn path(header: &RequestHeader) -> Result<&str, Reject> {
     let raw = std::str::from_utf8(header.raw_path()).ok().filter(|path| path.starts_with('/'));
     let path = raw.ok_or_else(|| {
-        Reject::new(Reason::InvalidRequest, "the request target must be a path such as /v1/chat/completions.")
+        Reject::new(
+            Reason::InvalidRequest,
+            "the request target must be a path such as /v1/chat/completions.",
+        )
     })?;
     Ok(path.split(['?', '#']).next().unwrap_or(path))
 }
@@ -168,7 +184,9 @@ fn no_such_path(route: &Route) -> Reject {
             Reject::new(Reason::MethodNotAllowed, format!("this path takes {allow} only."))
                 .header("allow", *allow)
         }
-        Route::BadPath => Reject::new(Reason::InvalidRequest, "the path has characters that no path here has."),
+        Route::BadPath => {
+            Reject::new(Reason::InvalidRequest, "the path has characters that no path here has.")
+        }
         _ => Reject::new(
             Reason::UnknownPath,
             "there is nothing at this path. The gateway serves the providers' own APIs, such as POST /v1/chat/completions, /v1/responses, /v1/messages and GET /v1/models.",
@@ -198,7 +216,12 @@ impl ProxyHttp for Edge {
     /// No modules: bodies go through as they are.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    fn on_connection_reuse(&self, _: &mut Session, exchange: &mut Exchange, kept: Box<dyn Any + Send + Sync>) {
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        exchange: &mut Exchange,
+        kept: Box<dyn Any + Send + Sync>,
+    ) {
         if let Ok(mark) = kept.downcast::<HeaderMark>() {
             mark.arrived();
             exchange.mark = Some(*mark);
@@ -209,7 +232,11 @@ impl ProxyHttp for Edge {
         self.accept(session, exchange).await
     }
 
-    async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
         match attempt::start(&self.gateway, exchange).await {
             Ok(peer) => Ok(Box::new(peer)),
             Err(reject) => {
@@ -282,6 +309,7 @@ impl ProxyHttp for Edge {
         end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        relay::complaint(exchange, body, end)?;
         relay::body(&self.gateway, exchange, body, end);
         Ok(None)
     }
@@ -295,7 +323,13 @@ impl ProxyHttp for Edge {
         Ok(relay::trailers(&self.gateway, exchange))
     }
 
-    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, exchange: &mut Exchange, error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        exchange: &mut Exchange,
+        error: Box<Error>,
+    ) -> Box<Error> {
         failure::connect(&self.gateway, exchange, error)
     }
 
@@ -310,8 +344,13 @@ impl ProxyHttp for Edge {
         failure::proxying(&self.gateway, session, exchange, error, reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
-        failure::answer(&self.gateway, session, exchange, error).await
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        exchange: &mut Exchange,
+    ) -> FailToProxy {
+        failure::answer(session, exchange, error).await
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
@@ -322,7 +361,11 @@ impl ProxyHttp for Edge {
         }
     }
 
-    fn persist_connection_context(&self, _: &Session, exchange: &Exchange) -> Option<Box<dyn Any + Send + Sync>> {
+    fn persist_connection_context(
+        &self,
+        _: &Session,
+        exchange: &Exchange,
+    ) -> Option<Box<dyn Any + Send + Sync>> {
         exchange.mark.as_ref().map(|mark| {
             mark.0.store(false, std::sync::atomic::Ordering::Release);
             Box::new(mark.clone()) as Box<dyn Any + Send + Sync>
@@ -334,7 +377,13 @@ impl ProxyHttp for Edge {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Exchange, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Exchange,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
         true
     }
 

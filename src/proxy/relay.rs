@@ -5,21 +5,36 @@ use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
 use super::settle;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
-use crate::wire::errors;
 use crate::wire::meter::{End, Meter};
+use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
+use chrono::Utc;
 use http::HeaderMap;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 /// Upstream response headers that end here: what belongs to one hop, what belongs to the
 /// provider's own site, and the names under which the gateway speaks itself.
 const NOT_RELAYED: [&str; 14] = [
-    "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "trailer", "upgrade",
-    "set-cookie", "alt-svc", "server", "strict-transport-security", "x-request-id", "request-id",
-    "date", "x-accel-buffering",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "trailer",
+    "upgrade",
+    "set-cookie",
+    "alt-svc",
+    "server",
+    "strict-transport-security",
+    "x-request-id",
+    "request-id",
+    "date",
+    "x-accel-buffering",
 ];
+
+/// The most that is read of a 429's body.
+const MAX_COMPLAINT: usize = 64 * 1024;
 
 /// What a status from upstream means.
 enum Class {
@@ -52,8 +67,15 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         return Err(Error::explain(ErrorType::InternalError, "an answer without an attempt"));
     };
     if let Class::ElseWhere = classify(status) {
-        let after = retry_after(&header.headers, SystemTime::now());
+        let after = (status == 429).then(|| cooldown::from_headers(&header.headers, Utc::now()));
+        let after = after.flatten();
         attempt.failure = Some(Failure::Status(status, after));
+        if status == 429 && after.is_none() && content_type_is(&header.headers, "application/json")
+        {
+            // Google says it in the body only: read that, and pass none of it on.
+            call.control.swallow_answer();
+            return Ok(());
+        }
         return Err(Error::new_up(ErrorType::HTTPStatus(status)));
     }
     let events = content_type_is(&header.headers, "text/event-stream");
@@ -71,15 +93,8 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
     let upstream_id = text("x-request-id").or_else(|| text("request-id")).map(str::to_owned);
-    attempt.relay = Some(Relay {
-        status,
-        meter,
-        events,
-        first_byte: None,
-        bytes: 0,
-        upstream_id,
-        end: None,
-    });
+    attempt.relay =
+        Some(Relay { status, meter, events, first_byte: None, bytes: 0, upstream_id, end: None });
     if json && !stream && header.status.is_success() && !coded {
         call.control.hold_answer();
     }
@@ -109,14 +124,18 @@ fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
 /// # Errors
 /// Only when a header can't be written, which is a bug.
 pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()> {
-    if header.status.is_informational() {
+    if header.status.is_informational() || is_swallowed(exchange) {
         return Ok(());
     }
     for name in NOT_RELAYED {
         header.remove_header(name);
     }
-    let own: Vec<_> =
-        header.headers.keys().filter(|name| name.as_str().starts_with("x-tollbar-")).cloned().collect();
+    let own: Vec<_> = header
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-tollbar-"))
+        .cloned()
+        .collect();
     for name in own {
         header.remove_header(&name);
     }
@@ -136,6 +155,33 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
         header.insert_header("x-accel-buffering", "no")?;
     }
     Ok(())
+}
+
+/// Whether the running attempt's answer is read for what it says about coming back, and no more.
+fn is_swallowed(exchange: &Exchange) -> bool {
+    let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
+    attempt.is_some_and(|attempt| attempt.failure.is_some())
+}
+
+/// A piece of the body of a 429.
+///
+/// # Errors
+/// Always at its end: the answer goes nowhere, the next attempt may begin.
+pub fn complaint(exchange: &mut Exchange, body: &Option<Bytes>, end: bool) -> Result<()> {
+    let attempt = exchange.call.as_mut().and_then(|call| call.current.as_mut());
+    let Some(attempt) = attempt.filter(|attempt| attempt.failure.is_some()) else {
+        return Ok(());
+    };
+    if let Some(chunk) = body {
+        attempt.complaint.extend_from_slice(chunk);
+    }
+    if !end && attempt.complaint.len() <= MAX_COMPLAINT {
+        return Ok(());
+    }
+    if let Some(Failure::Status(_, after)) = attempt.failure.as_mut() {
+        *after = after.or_else(|| cooldown::from_body(&attempt.complaint));
+    }
+    Err(Error::new_up(ErrorType::HTTPStatus(429)))
 }
 
 /// A piece of the answer's body; `end` marks the last one.
@@ -223,53 +269,5 @@ impl Interrupted<'_> {
                 request_id: self.request_id,
             },
         )
-    }
-}
-
-/// How long a provider wants to be left alone: `retry-after-ms`, or `retry-after` in seconds
-/// (fractions too) or as an HTTP date.
-pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let seconds = |value: f64| Duration::try_from_secs_f64(value).ok();
-    if let Some(ms) = text("retry-after-ms").and_then(|value| value.parse::<f64>().ok()) {
-        return seconds(ms / 1000.0);
-    }
-    let value = text("retry-after")?;
-    match value.parse::<f64>() {
-        Ok(number) => seconds(number),
-        Err(_) => {
-            let at = httpdate::parse_http_date(value).ok()?;
-            Some(at.duration_since(now).unwrap_or_default())
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn headers(name: &'static str, value: &str) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        map.insert(name, value.parse().unwrap());
-        map
-    }
-
-    #[test]
-    fn retry_after_in_all_its_forms() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        let cases = [
-            ("retry-after", "7", Some(7000)),
-            ("retry-after", "5.512", Some(5512)),
-            ("retry-after-ms", "250", Some(250)),
-            ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT", Some(60_000)),
-            ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("retry-after", "-3", None),
-            ("retry-after", "soon", None),
-        ];
-        for (name, value, ms) in cases {
-            let wanted = ms.map(Duration::from_millis);
-            assert_eq!(retry_after(&headers(name, value), now), wanted, "{name}: {value}");
-        }
     }
 }

@@ -66,7 +66,12 @@ pub async fn refuse(session: &mut Session, exchange: &mut Exchange, reject: Reje
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn json(session: &mut Session, exchange: &mut Exchange, status: u16, body: Vec<u8>) -> Result<()> {
+pub async fn json(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    status: u16,
+    body: Vec<u8>,
+) -> Result<()> {
     let mut header = ResponseHeader::build(status, Some(6))?;
     header.insert_header("content-type", "application/json")?;
     exchange.status = status;

@@ -1,6 +1,6 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
-use super::attempt::unbilled;
+use super::attempt::{judge, unbilled};
 use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
 use crate::access_log::Entry;
 use crate::metrics::Metrics;
@@ -27,6 +27,10 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
         Some(End::Complete) | None => None,
     });
     let record = book(gateway, exchange, &attempt, failure);
+    match &record.failure {
+        Some(failure) => judge(gateway, attempt, failure),
+        None => praise(attempt, record.first_token.filter(|_| record.status < Some(300))),
+    }
     if let Some(call) = exchange.call.as_mut() {
         call.control.set_cost(record.cost.to_string());
         call.done.push(record);
@@ -34,7 +38,12 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
 }
 
 /// An attempt has failed: books it.
-pub fn attempt_failed(gateway: &Gateway, exchange: &mut Exchange, attempt: Attempt, failure: Failure) {
+pub fn attempt_failed(
+    gateway: &Gateway,
+    exchange: &mut Exchange,
+    attempt: Attempt,
+    failure: Failure,
+) {
     let begun = attempt.relay.as_ref().is_some_and(|relay| relay.status < 300);
     let record = if begun {
         book(gateway, exchange, &attempt, Some(failure))
@@ -43,9 +52,20 @@ pub fn attempt_failed(gateway: &Gateway, exchange: &mut Exchange, attempt: Attem
         count(gateway, &attempt, &record);
         record
     };
+    if let Some(failure) = &record.failure {
+        judge(gateway, attempt, failure);
+    }
     if let Some(call) = exchange.call.as_mut() {
         call.done.push(record);
     }
+}
+
+/// The target answered, and its provider takes our credential.
+fn praise(attempt: Attempt, first_token: Option<Duration>) {
+    let (target, credential) = attempt.permits;
+    let now = std::time::Instant::now();
+    target.succeeded(now, first_token);
+    credential.succeeded(now, None);
 }
 
 /// Usage, cost and metrics of an attempt that got an answer.

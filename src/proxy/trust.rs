@@ -28,7 +28,8 @@ pub fn roots(file: &Path) -> Result<Arc<CaType>, String> {
     }
     let bad = |why: String| format!("ca_file {}: {why}", file.display());
     let mut roots = Vec::new();
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| bad(error.to_string()))?;
+    let certificates =
+        CertificateDer::pem_file_iter(file).map_err(|error| bad(error.to_string()))?;
     for der in certificates {
         let der = der.map_err(|error| bad(error.to_string()))?;
         // `parse_x509` panics on bad input, so what it gets has been parsed once before.

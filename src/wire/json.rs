@@ -8,6 +8,9 @@ use memchr::memchr2;
 use super::fault::{ScanError, Span};
 use super::json_text::Text;
 
+/// Bytes of a string that are looked at one by one.
+const SHORT: usize = 16;
+
 /// How many containers may be open at once. OpenAI and Anthropic refuse less.
 pub const MAX_DEPTH: usize = 256;
 
@@ -76,14 +79,13 @@ impl<'a> Cursor<'a> {
         self.expect(b'"', "a string was expected")?;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            let Some(run) = memchr2(b'"', b'\\', rest) else {
-                return Err(ScanError::syntax(self.bytes.len(), "a string has no end quote"));
-            };
-            if has_control(rest.get(..run).unwrap_or_default()) {
-                return Err(ScanError::syntax(
-                    self.at,
-                    "a raw control character in a string that starts its run here",
-                ));
+            let run = run_length(rest)
+                .ok_or_else(|| ScanError::syntax(self.bytes.len(), "a string has no end quote"))?;
+            let plain = rest.get(..run).unwrap_or_default();
+            if has_control(plain) {
+                let control = plain.iter().take_while(|&&byte| byte >= 0x20).count();
+                let what = "a raw control character in a string";
+                return Err(ScanError::syntax(self.at + control, what));
             }
             self.at += run;
             if self.take(b'"') {
@@ -268,6 +270,16 @@ impl<'a> Cursor<'a> {
                 return self.expect(b']', "',' or ']' was expected");
             }
         }
+    }
+}
+
+/// Bytes before the next quote or backslash; `None` if there is neither.
+fn run_length(rest: &[u8]) -> Option<usize> {
+    // Most strings are short: a vector search would cost more to set up than they take.
+    let near = rest.get(..SHORT).unwrap_or(rest);
+    match near.iter().position(|&byte| matches!(byte, b'"' | b'\\')) {
+        Some(run) => Some(run),
+        None => memchr2(b'"', b'\\', rest.get(SHORT..)?).map(|run| run + SHORT),
     }
 }
 

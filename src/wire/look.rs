@@ -8,16 +8,18 @@ use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
 
-/// The members of an object, each value as it is written. Stops at what is not JSON.
-pub fn members<'a>(raw: &'a [u8], mut each: impl FnMut(&str, &'a [u8])) {
+/// The members of an object, each value as it is written. Stops at what is not JSON;
+/// answers whether it came to the object's end.
+pub fn members<'a>(raw: &'a [u8], mut each: impl FnMut(&str, &'a [u8])) -> bool {
     let mut cursor = Cursor::new(raw);
     cursor.space();
     // A broken text has shown what it has: its members up to there.
-    let _ = cursor.object(|cursor, key| {
+    let object = cursor.object(|cursor, key| {
         let value = slice(raw, cursor)?;
         each(&key.decode().unwrap_or(Cow::Borrowed("")), value);
         Ok(())
     });
+    object.is_ok()
 }
 
 /// The elements of an array, each as it is written. Stops at what is not JSON.

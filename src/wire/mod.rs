@@ -25,6 +25,7 @@ pub mod anthropic;
 pub mod gemini;
 pub mod openai;
 
+pub mod cooldown;
 pub mod errors;
 
 #[cfg(test)]

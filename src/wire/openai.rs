@@ -113,44 +113,45 @@ pub fn error(raw: &[u8]) -> Failure {
 
 /// One chunk of chat or completions.
 fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
-    let (mut choices, mut found, mut nested, mut failed) = (0, None, None, false);
-    members(data, |name, value| match name {
+    let (mut choices, mut stopped) = (0, false);
+    let (mut found, mut nested, mut failure) = (None, None, None);
+    let whole = members(data, |name, value| match name {
         "choices" => elements(value, |value| {
             choices += 1;
-            choice(seen, value);
+            stopped |= choice(seen, value);
         }),
         "usage" => found = usage(value),
         "x_groq" => nested = member(value, "usage").and_then(usage),
         "service_tier" => seen.service_tier = owned(value).or(seen.service_tier.take()),
-        "error" if is_something(value) => {
-            failed = true;
-            seen.fail(error(value));
-        }
+        "error" if is_something(value) => failure = Some(error(value)),
         // vLLM's older form: the error is the whole chunk.
-        "object" if value == b"\"error\"" => {
-            failed = true;
-            seen.fail(error(data));
-        }
+        "object" if value == b"\"error\"" => failure = Some(error(data)),
         _ => {}
     });
-    let usage_only = choices == 0 && found.is_some() && !failed;
+    let reason: &[u8] = b"\"the provider stopped with finish_reason error\"";
+    let failure = failure.or_else(|| stopped.then(|| error(reason)));
+    let usage_only = whole && choices == 0 && found.is_some() && failure.is_none();
     // The latest is the whole: snapshots grow, and Groq says the same twice.
     if let Some(usage) = found.or(nested) {
         seen.usage = usage;
     }
+    if let Some(failure) = failure {
+        seen.fail(failure);
+    }
     if usage_only { Verdict::UsageOnly } else { Verdict::Keep }
 }
 
-fn choice(seen: &mut Seen, raw: &[u8]) {
+/// One choice; whether it stopped because of an error.
+fn choice(seen: &mut Seen, raw: &[u8]) -> bool {
+    let mut stopped = false;
     members(raw, |name, value| match name {
         "delta" => seen.text_bytes += delta_len(value),
         "text" => seen.text_bytes += text_len(value),
-        "finish_reason" if value == b"\"error\"" => {
-            seen.fail(error(b"\"the provider stopped with finish_reason error\""));
-        }
+        "finish_reason" if value == b"\"error\"" => stopped = true,
         "finish_reason" => seen.finished |= text(value).is_some_and(|reason| !reason.is_empty()),
         _ => {}
     });
+    stopped
 }
 
 /// Bytes of text, reasoning and tool arguments in one delta.

@@ -39,7 +39,9 @@ fn imports(text: &str) -> Vec<String> {
         let rest = &text[at + "crate::".len()..];
         if let Some(group) = rest.strip_prefix('{') {
             let group = group.split('}').next().unwrap();
-            found.extend(group.split(',').map(|item| item.trim().split("::").next().unwrap().to_owned()));
+            found.extend(
+                group.split(',').map(|item| item.trim().split("::").next().unwrap().to_owned()),
+            );
         } else {
             found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
         }
@@ -73,7 +75,9 @@ fn imports_go_up_the_list_and_only_the_edge_knows_pingora() {
         for import in imports(&text) {
             match rank.get(import.as_str()) {
                 Some(other) if other <= own => {}
-                Some(_) => wrong.push(format!("{}: imports `{import}` from below", relative.display())),
+                Some(_) => {
+                    wrong.push(format!("{}: imports `{import}` from below", relative.display()))
+                }
                 None => {}
             }
         }
@@ -83,6 +87,14 @@ fn imports_go_up_the_list_and_only_the_edge_knows_pingora() {
         }
     }
     assert!(seen > 30, "only {seen} files were looked at");
-    assert_eq!(modules.iter().map(|(_, layer)| layer.clone()).collect::<std::collections::HashSet<_>>().len() >= 5, true);
+    assert_eq!(
+        modules
+            .iter()
+            .map(|(_, layer)| layer.clone())
+            .collect::<std::collections::HashSet<_>>()
+            .len()
+            >= 5,
+        true
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

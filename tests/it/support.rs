@@ -13,7 +13,7 @@ use tollbar_loadtest::provider::Provider;
 /// The virtual key of [`config`].
 pub const KEY: &str = "tb-test-key";
 /// The admin token of [`config`].
-pub const ADMIN_TOKEN: &str = "admin-token-0123456789-0123456789-abcd";
+pub const ADMIN_TOKEN: &str = "9f2c71e05b8d4a36c1f07e52ad94b8e3";
 
 /// A scripted provider on a free port.
 pub fn provider() -> Provider {
@@ -118,7 +118,8 @@ impl Server {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let lines = self.stderr();
-            if let Some(admin) = lines.iter().find_map(|line| line.split("admin on http://").nth(1)) {
+            if let Some(admin) = lines.iter().find_map(|line| line.split("admin on http://").nth(1))
+            {
                 self.admin = admin.trim().parse().unwrap();
                 self.data = lines
                     .iter()
@@ -128,7 +129,11 @@ impl Server {
                 return;
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < until, "no start: {ended:?}\n{}", lines.join("\n"));
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "no start: {ended:?}\n{}",
+                lines.join("\n")
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -152,7 +157,8 @@ impl Server {
 
     /// Sends a signal by name (`HUP`, `TERM`, `QUIT`).
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
         assert!(status.unwrap().success());
     }
 
@@ -186,7 +192,8 @@ impl Server {
 
     /// The value of a metric line that starts like this, or 0.
     pub async fn metric(&self, start: &str) -> f64 {
-        let text = client().get(self.admin_url("/metrics")).send().await.unwrap().text().await.unwrap();
+        let text =
+            client().get(self.admin_url("/metrics")).send().await.unwrap().text().await.unwrap();
         let line = text.lines().find(|line| line.starts_with(start));
         line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }

@@ -128,7 +128,8 @@ keys:
     models: ["*"]
 "#;
     let invalid = bad(text);
-    let found: Vec<_> = invalid.problems.iter().map(|p| (p.line.unwrap_or(0), p.path.as_str())).collect();
+    let found: Vec<_> =
+        invalid.problems.iter().map(|p| (p.line.unwrap_or(0), p.path.as_str())).collect();
     let expected = [
         (2, "listeners[0].addres"),
         (2, "listeners[0].address"),
@@ -139,8 +140,8 @@ keys:
         (13, "models.large.targets[0].price"),
         (16, "keys[0].hash"),
         (18, "keys[0].budgets[0].usd"),
-        (19, "keys[1]"),
         (19, "keys[1].id"),
+        (19, "keys[1]"),
         (22, ""),
     ];
     assert_eq!(found, expected, "{invalid}");
@@ -156,7 +157,7 @@ fn text_that_is_no_configuration() {
         ("a: [1,\nb: {", "tollbar.yaml:"),
         ("- a\n- b\n", "tollbar.yaml:1: expected a map, found a list"),
         ("a: 1\n---\nb: 2\n", "a second YAML document"),
-        ("\tlisteners: []", "not valid YAML"),
+        ("a:\n  b: 1\n\tc: 2\n", "not valid YAML"),
     ];
     for (text, start) in cases {
         let shown = bad(text).to_string();

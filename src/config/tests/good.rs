@@ -72,7 +72,10 @@ fn candidates_are_own_targets_then_fallbacks_cheapest_first() {
     assert_eq!(loaded.warnings[0].path, "models.mini.targets[2].weight");
     let shown = plan(&loaded.snapshot);
     assert!(shown.contains("mini (tier cheap, window 128000, output at most 100)"), "{shown}");
-    assert!(shown.contains("openai/gpt-4o-mini  $0.15 in / $0.60 out per million  cheap"), "{shown}");
+    assert!(
+        shown.contains("openai/gpt-4o-mini  $0.15 in / $0.60 out per million  cheap"),
+        "{shown}"
+    );
     assert!(shown.contains("worst price multiple of a fallback: 3.5x"), "{shown}");
 }
 
@@ -108,7 +111,16 @@ fn what_may_not_be_meant_is_a_warning() {
         (r#"models: ["*"]"#, r#"models: ["*", "deepsek-*"]"#, "matches no model"),
         ("models: [\"*\"]", "expires: 2020-01-01T00:00:00Z, models: [\"*\"]", "has expired"),
         ("https://api.openai.com/v1", "https://api.openai.com", "has no path"),
-        ("keys:", "global: { budgets: [ { usd: 0.5, per: month } ] }\nkeys:", "can never be reached: the global is $0.5 per month"),
+        (
+            "model: gpt-4o-mini",
+            "model: gpt-4o-mini-search-preview-2025-03-11",
+            "was retired by its provider on 2026-07-23",
+        ),
+        (
+            "keys:",
+            "global: { budgets: [ { usd: 0.5, per: month } ] }\nkeys:",
+            "can never be reached: the global is $0.5 per month",
+        ),
     ];
     for (from, to, part) in cases {
         let warnings = good(&with(from, to)).warnings;
@@ -146,7 +158,8 @@ fn the_file_that_is_asked_for_is_the_one() {
 
 #[test]
 fn anchors_keep_numbers() {
-    let text = with("usd: 1,", "usd: &cap 0.1,") + "users: { u: { budgets: [ { usd: *cap, per: day } ] } }\n";
+    let text = with("usd: 1,", "usd: &cap 0.1,")
+        + "users: { u: { budgets: [ { usd: *cap, per: day } ] } }\n";
     let cap = good(&text).snapshot.users["u"].budgets[0].cap;
     assert_eq!(cap, NanoUsd(100_000_000));
 }

@@ -49,7 +49,7 @@ fn the_reference_shows_every_key() {
     for key in file::SCHEMA.iter().copied().flatten().filter(|key| **key != "key") {
         let there = REFERENCE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         assert!(there.into_iter().any(|word| word == *key), "{key}");
-        assert!(REFERENCE.contains(&format!("{key}:")) , "{key}");
+        assert!(REFERENCE.contains(&format!("{key}:")), "{key}");
     }
 }
 
@@ -74,10 +74,9 @@ fn defaults_are_what_the_reference_says() {
 
 #[test]
 fn the_smallest_and_the_demo_load_without_a_warning() {
-    for text in [
-        include_str!("../../../conf/tollbar.yaml"),
-        include_str!("../../../conf/demo.yaml"),
-    ] {
+    for text in
+        [include_str!("../../../conf/tollbar.yaml"), include_str!("../../../conf/demo.yaml")]
+    {
         let loaded = load(text, &everything()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(loaded.warnings, []);
     }

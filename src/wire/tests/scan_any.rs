@@ -54,21 +54,22 @@ fn request() -> impl Strategy<Value = Value> {
         proptest::option::of(count.clone()),
         proptest::option::of(count),
     );
-    (others, value(), ours).prop_map(
-        |(others, messages, (model, stream, options, chat, short))| {
-            let mut all: Map<String, Value> = others.into_iter().collect();
-            let mut put = |name: &str, value: Option<Value>| {
-                value.map(|value| all.insert(name.to_owned(), value));
-            };
-            put("messages", Some(messages));
-            put("model", model.map(Value::from));
-            put("stream", stream.map(Value::from));
-            put("stream_options", options);
-            put("max_completion_tokens", chat);
-            put("max_tokens", short);
-            Value::Object(all)
-        },
-    )
+    // In front of any name, so that it can't be one of ours (it was: a bare "n").
+    let other = any::<String>().prop_map(|name| format!("~{name}"));
+    let others = proptest::collection::vec((other, value()), 0..6);
+    (others, value(), ours).prop_map(|(others, messages, (model, stream, options, chat, short))| {
+        let mut all: Map<String, Value> = others.into_iter().collect();
+        let mut put = |name: &str, value: Option<Value>| {
+            value.map(|value| all.insert(name.to_owned(), value));
+        };
+        put("messages", Some(messages));
+        put("model", model.map(Value::from));
+        put("stream", stream.map(Value::from));
+        put("stream_options", options);
+        put("max_completion_tokens", chat);
+        put("max_tokens", short);
+        Value::Object(all)
+    })
 }
 
 /// What the edits should come to, on the parsed value.

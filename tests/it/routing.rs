@@ -1,0 +1,216 @@
+//! Which target gets the request, what happens when it fails, and that it never costs more.
+
+use crate::support::*;
+use serde_json::Value;
+use std::time::Duration;
+use tollbar_loadtest::provider::{Provider, Script};
+
+/// Three models of one tier, each on the provider `p`; `first` falls back to the others.
+fn three(provider: &Provider, more: &str) -> String {
+    let base = provider.base();
+    let model = |name: &str, price: &str, rest: &str| {
+        format!(
+            "  {name}: {{ targets: [ {{ provider: p, model: sim-{name}, price: {{ input: {price}, output: 1 }} }} ]{rest} }}\n"
+        )
+    };
+    format!(
+        "{}providers: {{ p: {{ dialect: openai, base_url: \"{base}/v1\" }} }}\n{more}models:\n{}{}{}",
+        head(),
+        model("first", "0.5", ", fallbacks: [second, third]"),
+        model("second", "0.4", ""),
+        model("third", "0.3", ""),
+    )
+}
+
+async fn ask(server: &Server, model: &str) -> (u16, reqwest::header::HeaderMap, Value) {
+    let answer = client()
+        .post(server.url("/v1/chat/completions"))
+        .bearer_auth(KEY)
+        .json(&chat(model))
+        .send()
+        .await
+        .unwrap();
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    (status, headers, answer.json().await.unwrap())
+}
+
+fn models_asked(provider: &Provider) -> Vec<String> {
+    let models = provider.requests().into_iter().map(|r| r.json()["model"].clone());
+    models.map(|model| model.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn five_hundreds_cost_exactly_attempts_max_calls() {
+    let provider = provider();
+    provider.set_default("*", Script::status(500));
+    let server = Server::start(&three(&provider, "attempts: { max: 3, same_target: 1 }\n"));
+    let (status, headers, body) = ask(&server, "first").await;
+    assert_eq!(status, 502);
+    assert_eq!(headers["x-should-retry"], "false", "SDKs must not multiply the attempts");
+    assert_eq!(
+        models_asked(&provider),
+        ["sim-first", "sim-first", "sim-third"],
+        "cheapest fallback first"
+    );
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("p/sim-first: status 500") && message.contains("p/sim-third"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn the_clients_own_errors_are_relayed_after_one_call() {
+    let provider = provider();
+    let server = Server::start(&three(&provider, ""));
+    for status in [400, 404, 409, 413, 422] {
+        provider.clear();
+        provider.set_default("*", Script::status(status));
+        let (got, _, body) = ask(&server, "first").await;
+        assert_eq!(got, status);
+        assert!(body["error"]["message"].is_string(), "the provider's own body: {body}");
+        assert_eq!(provider.requests().len(), 1, "status {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_429_moves_on_at_once_and_cools_the_target() {
+    let provider = provider();
+    provider.set_default("sim-first", Script::status(429).header("retry-after", "60"));
+    let server = Server::start(&three(&provider, ""));
+    for _ in 0..3 {
+        let (status, headers, _) = ask(&server, "first").await;
+        assert_eq!(status, 200);
+        assert_eq!(headers["x-tollbar-model"], "third");
+    }
+    assert_eq!(
+        models_asked(&provider),
+        ["sim-first", "sim-third", "sim-third", "sim-third"],
+        "never the same target again while it cools"
+    );
+}
+
+#[tokio::test]
+async fn all_rate_limited_says_when_the_first_is_free() {
+    let provider = provider();
+    provider.set_default("sim-first", Script::status(429).header("retry-after", "60"));
+    provider.set_default("sim-third", Script::status(429).header("retry-after-ms", "20500"));
+    provider.set_default("sim-second", Script::status(429).header("retry-after", "40"));
+    let server = Server::start(&three(&provider, ""));
+    for _ in 0..2 {
+        let (status, headers, body) = ask(&server, "first").await;
+        assert_eq!(status, 429);
+        assert_eq!(body["error"]["code"], "upstream_rate_limited");
+        let after: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((15..=21).contains(&after), "retry-after {after}");
+    }
+    assert_eq!(provider.requests().len(), 3, "the second request asked nobody");
+    let (status, ..) = ask(&server, "second").await;
+    assert_eq!(status, 429);
+}
+
+#[tokio::test]
+async fn googles_retry_info_is_read_from_the_body() {
+    let provider = provider();
+    let body = r#"{"error":{"code":429,"details":[{"retryDelay":"46.21s"}]}}"#;
+    let script = Script { body: Some(body.into()), ..Script::status(429) };
+    provider.set_default("*", script);
+    let server = Server::start(&three(&provider, ""));
+    let (status, headers, _) = ask(&server, "third").await;
+    assert_eq!(status, 429);
+    assert_eq!(headers["retry-after"], "47");
+}
+
+#[tokio::test]
+async fn the_breaker_opens_once_and_lets_one_probe_through() {
+    let provider = provider();
+    provider.set_default("*", Script::status(500));
+    let more = "attempts: { max: 1 }\nbreaker: { failures: 3, window: 60s, cooldown: 1s }\n";
+    let server = Server::start(&three(&provider, more));
+    for _ in 0..3 {
+        assert_eq!(ask(&server, "third").await.0, 502);
+    }
+    let (status, headers, body) = ask(&server, "third").await;
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("no_healthy_target")));
+    assert!(headers.contains_key("retry-after"));
+    assert_eq!(provider.requests().len(), 3);
+    assert_eq!(server.metric("tollbar_breaker_open{model=\"sim-third\"").await, 1.0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    provider.set_default("*", Script { delay_ms: 300, ..Script::default() });
+    let twenty = (0..20).map(|_| ask(&server, "third"));
+    let answers = futures_util::future::join_all(twenty).await;
+    let served = answers.iter().filter(|(status, ..)| *status == 200).count();
+    assert_eq!((served, provider.requests().len()), (1, 4), "one probe at a time");
+    assert_eq!(ask(&server, "third").await.0, 200, "closed again");
+}
+
+#[tokio::test]
+async fn a_refused_credential_opens_the_providers_breaker_until_it_is_rotated() {
+    let provider = provider();
+    provider.accept_keys(vec!["sk-new".into()]);
+    let server =
+        Server::start(&three(&provider, "").replace("/v1\" }", "/v1\", api_key: sk-old }"));
+    let (status, _, body) = ask(&server, "third").await;
+    assert_eq!((status, body["error"]["code"].as_str()), (502, Some("upstream_auth_failed")));
+    assert_eq!(ask(&server, "second").await.0, 503, "the same credential isn't tried again");
+    assert_eq!(provider.requests().len(), 1);
+    assert_eq!(server.metric("tollbar_provider_auth_failures_total").await, 1.0);
+    let file = server.config_file();
+    let config = std::fs::read_to_string(&file).unwrap().replace("sk-old", "sk-new");
+    std::fs::write(&file, config).unwrap();
+    let reload = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN).send().await;
+    assert_eq!(reload.unwrap().status(), 200);
+    assert_eq!(ask(&server, "second").await.0, 200, "a new credential has a clean record");
+}
+
+#[tokio::test]
+async fn no_first_token_in_time_moves_on() {
+    let provider = provider();
+    provider.set_default("sim-first", Script { delay_ms: 30_000, ..Script::default() });
+    let config = three(&provider, "").replace(
+        "fallbacks: [second, third]",
+        "fallbacks: [second, third], first_token_timeout: 300ms",
+    );
+    let server = Server::start(&config);
+    let (status, headers, _) = ask(&server, "first").await;
+    assert_eq!((status, headers["x-tollbar-attempts"].to_str().unwrap()), (200, "2"));
+    let first = provider.requests().into_iter().next().unwrap();
+    assert!(first.peer_closed_at.is_some(), "the slow one was let go");
+}
+
+#[tokio::test]
+async fn a_conversation_stays_on_its_target() {
+    let one = provider();
+    let two = provider();
+    let config = format!(
+        "{}providers:\n  a: {{ dialect: openai, base_url: \"{}/v1\" }}\n  b: {{ dialect: openai, base_url: \"{}/v1\" }}\n\
+         models:\n  m:\n    targets:\n      - {{ provider: a, model: sim, price: {{ input: 1, output: 1 }} }}\n      \
+         - {{ provider: b, model: sim, price: {{ input: 1, output: 1 }} }}\n",
+        head(),
+        one.base(),
+        two.base()
+    );
+    let server = Server::start(&config);
+    let mut used = std::collections::HashSet::new();
+    for conversation in 0..20 {
+        let mut messages =
+            vec![serde_json::json!({"role": "user", "content": format!("topic {conversation}")})];
+        let mut targets = std::collections::HashSet::new();
+        for turn in 0..4 {
+            let body = serde_json::json!({"messages": messages, "model": "m", "temperature": 0.5});
+            let answer = client()
+                .post(server.url("/v1/chat/completions"))
+                .bearer_auth(KEY)
+                .json(&body)
+                .send()
+                .await
+                .unwrap();
+            targets.insert(answer.headers()["x-tollbar-target"].to_str().unwrap().to_owned());
+            messages.push(serde_json::json!({"role": "assistant", "content": "x"}));
+            messages.push(serde_json::json!({"role": "user", "content": format!("turn {turn}")}));
+        }
+        assert_eq!(targets.len(), 1, "conversation {conversation}: {targets:?}");
+        used.extend(targets);
+    }
+    assert_eq!(used.len(), 2, "both targets get conversations");
+}
