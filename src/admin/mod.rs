@@ -34,7 +34,7 @@ impl AdminApi {
             _ => {}
         }
         if let Err(refusal) = self.authorize(session) {
-            return refusal;
+            return *refusal;
         }
         match (&header.method, path.as_str()) {
             (&Method::GET, "/status") => json_answer(200, &self.status()),
@@ -73,10 +73,10 @@ impl AdminApi {
     }
 
     /// The admin token, compared in constant time. No configured token opens nothing.
-    fn authorize(&self, session: &ServerSession) -> Result<(), Response<Vec<u8>>> {
+    fn authorize(&self, session: &ServerSession) -> Result<(), Box<Response<Vec<u8>>>> {
         let snapshot = self.gateway.live.peek();
         let Some(token) = &snapshot.admin.token else {
-            return Err(error(
+            return Err(refusal(
                 403,
                 "admin_disabled",
                 "set `admin.token` in the configuration to use this",
@@ -89,9 +89,13 @@ impl AdminApi {
             return Ok(());
         }
         if snapshot.keys.lookup(given).is_some() {
-            return Err(error(403, "not_admin", "a virtual key opens nothing here"));
+            return Err(refusal(403, "not_admin", "a virtual key opens nothing here"));
         }
-        Err(error(401, "invalid_admin_token", "send `Authorization: Bearer` with the admin token"))
+        Err(refusal(
+            401,
+            "invalid_admin_token",
+            "send `Authorization: Bearer` with the admin token",
+        ))
     }
 
     async fn reload(&self) -> Response<Vec<u8>> {
@@ -175,6 +179,10 @@ fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
 
 fn json_answer(status: u16, body: &Value) -> Response<Vec<u8>> {
     build(status, "application/json", body.to_string().into_bytes())
+}
+
+fn refusal(status: u16, code: &str, message: &str) -> Box<Response<Vec<u8>>> {
+    Box::new(error(status, code, message))
 }
 
 fn error(status: u16, code: &str, message: &str) -> Response<Vec<u8>> {

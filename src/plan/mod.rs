@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    fn winner<'t>(targets: &'t [Target], key: u64) -> &'t str {
+    fn winner(targets: &[Target], key: u64) -> &str {
         let best = targets.iter().max_by(|a, b| score(a, key).total_cmp(&score(b, key)));
         &best.unwrap().id
     }

@@ -12,9 +12,10 @@ use crate::plan::health::Permit;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
+use crate::wire::multipart;
 use crate::wire::route::Endpoint;
 use crate::wire::scan::CapName;
-use crate::wire::splice::{self, Edit, Wanted};
+use crate::wire::splice::{self, Wanted};
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -167,14 +168,8 @@ fn body_for(call: &Call, candidate: &Candidate) -> Bytes {
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
         }
-        BodyFields::Form(form) => {
-            let edits: Vec<Edit> = form
-                .models
-                .iter()
-                .filter(|_| form.model.as_deref() != Some(target.model.as_str()))
-                .map(|at| Edit { at: at.clone(), with: target.model.clone().into_bytes() })
-                .collect();
-            splice::splice(&call.body, &edits)
+        BodyFields::Form(form, boundary) => {
+            splice::splice(&call.body, &multipart::edits(form, boundary, &target.model))
         }
     }
 }
@@ -338,6 +333,7 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     };
     call.control.set_deadline(None);
     call.control.discard_answer();
+    call.closing = attempt.relay.as_ref().map_or(b"", |relay| relay.meter.closing());
     if failure == Failure::Stale && call.stale < MAX_STALE {
         // It never carried a request: not an attempt, and nobody's failure.
         call.stale += 1;

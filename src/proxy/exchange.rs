@@ -125,6 +125,8 @@ pub struct Call {
     pub same_target: u32,
     /// Repeats of the current target so far.
     pub repeats: u32,
+    /// What has to come before an error event, after what the client got of a broken stream.
+    pub closing: &'static [u8],
     /// Pooled connections found dead so far: replaced without counting as attempts.
     pub stale: u32,
 }
@@ -133,8 +135,8 @@ pub struct Call {
 pub enum BodyFields {
     /// A JSON object.
     Json(Box<Fields>),
-    /// A multipart form (audio uploads).
-    Form(Form),
+    /// A multipart form (audio uploads), and what separates its parts.
+    Form(Form, String),
 }
 
 /// One upstream call that runs.

@@ -111,7 +111,7 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) {
     });
     if let Some(call) = call.filter(|_| events) {
         let event = relay::interrupted(&exchange.id, "the connection to the provider broke");
-        let event = Bytes::from(event.event(call.endpoint));
+        let event = Bytes::from(event.event(call.closing, call.endpoint));
         if session.write_response_body(Some(event), true).await.is_ok() {
             return;
         }

@@ -175,9 +175,9 @@ pub fn understand(
     body: &Bytes,
 ) -> Result<Asked, Reject> {
     let (fields, in_body, stream) = if endpoint.multipart() {
-        let form = understand_form(content_type, body)?;
+        let (form, boundary) = understand_form(content_type, body)?;
         let (model, stream) = (form.model.clone(), form.stream);
-        (BodyFields::Form(form), model, stream)
+        (BodyFields::Form(form, boundary), model, stream)
     } else {
         let fields = scan::scan(body).map_err(|error| match error.field {
             Some(field) => {
@@ -210,11 +210,12 @@ pub fn affinity(fields: &BodyFields, body: &[u8]) -> u64 {
     }
 }
 
-fn understand_form(content_type: &str, body: &Bytes) -> Result<multipart::Form, Reject> {
+fn understand_form(content_type: &str, body: &Bytes) -> Result<(multipart::Form, String), Reject> {
     let bad = |what: &str| Reject::new(Reason::InvalidRequest, what.to_owned());
     let boundary = multipart::boundary(content_type)
         .ok_or_else(|| bad("this endpoint takes multipart/form-data with a boundary."))?;
-    multipart::scan(body, &boundary).map_err(|error| bad(&format!("{error}.")))
+    let form = multipart::scan(body, &boundary).map_err(|error| bad(&format!("{error}.")))?;
+    Ok((form, boundary))
 }
 
 /// The configured model, if the caller may use it.

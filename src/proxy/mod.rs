@@ -148,6 +148,7 @@ impl Edge {
             deadline: Instant::now() + snapshot.attempts.deadline,
             same_target: snapshot.attempts.same_target,
             repeats: 0,
+            closing: b"",
             stale: 0,
         });
         Ok(())

@@ -6,6 +6,7 @@ use super::settle;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::meter::{End, Meter};
+use crate::wire::route::Endpoint;
 use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
@@ -103,13 +104,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
 
 /// Whether the usage chunk was asked for by the gateway, and not by the client.
 fn hides_usage(call: &Call) -> bool {
-    let asked = match &call.fields {
-        BodyFields::Json(fields) => fields
-            .stream_options
-            .as_ref()
-            .is_some_and(|options| matches!(options.include_usage, Some((_, true)))),
-        BodyFields::Form(_) => false,
-    };
+    let asked = matches!(&call.fields, BodyFields::Json(fields) if fields.wants_usage());
     call.stream && asks_usage(call.endpoint) && !asked
 }
 
@@ -210,7 +205,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         let report = relay.meter.report();
         if relay.events && report.end == End::Truncated {
             let broken = interrupted(id, "the provider's stream ended before the answer did");
-            out = join(out, broken.event(endpoint).into());
+            out = join(out, broken.event(relay.meter.closing(), endpoint).into());
         }
         relay.end = Some(report.end);
     }
@@ -258,8 +253,9 @@ pub fn interrupted<'a>(request_id: &'a str, why: &str) -> Interrupted<'a> {
 
 impl Interrupted<'_> {
     /// The event that says so in the client's dialect.
-    pub fn event(&self, endpoint: crate::wire::route::Endpoint) -> Vec<u8> {
-        errors::stream_event(
+    pub fn event(&self, closing: &[u8], endpoint: Endpoint) -> Vec<u8> {
+        errors::stream_event_after(
+            closing,
             endpoint,
             &errors::ErrorText {
                 status: self.reject.reason.status(),

@@ -143,7 +143,8 @@ mod tests {
     #[test]
     fn every_form_of_a_header() {
         let exhausted = ("x-ratelimit-remaining-requests", "0");
-        let cases: &[(&[(&str, &str)], Option<Duration>)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<Duration>);
+        let cases: &[Case<'_>] = &[
             (&[("retry-after", "7")], ms(7000)),
             (&[("retry-after", "5.512")], ms(5512)),
             (&[("retry-after-ms", "250"), ("retry-after", "9")], ms(250)),

@@ -124,6 +124,19 @@ pub fn scan(body: &[u8]) -> Result<Fields, ScanError> {
     Ok(fields)
 }
 
+/// Names that decide about routing and money. A server whose parser takes no notice of case (Go's
+/// does not) would read `Model` as `model`: such a spelling is refused.
+const GUARDED: [&str; 8] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+];
+
 /// Takes one top-level value.
 fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), ScanError> {
     // A name that can't be decoded is none of ours.
@@ -154,7 +167,12 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
         "messages" | "input" if cursor.peek() == Some(b'[') => conversation(fields, cursor, false),
         // Gemini: a content without a role is the user's.
         "contents" if cursor.peek() == Some(b'[') => conversation(fields, cursor, true),
-        _ => cursor.value(1).map(drop),
+        other => match GUARDED.iter().find(|known| known.eq_ignore_ascii_case(other)) {
+            Some(known) if *known != other => {
+                Err(ScanError::field(cursor.at(), known, "must be written in lower case"))
+            }
+            _ => cursor.value(1).map(drop),
+        },
     }
 }
 
