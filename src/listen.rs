@@ -5,7 +5,7 @@
 //! does.
 
 use crate::config::snapshot::TlsFiles;
-use crate::proxy::HeaderMark;
+use crate::proxy::ConnectionMark;
 use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::http::ServerSession;
@@ -15,7 +15,6 @@ use pingora_core::server::ShutdownWatch;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -157,7 +156,7 @@ where
         app.process_new(stream, &shutdown).await;
         return Ok(());
     }
-    let mark = HeaderMark::default();
+    let mark = ConnectionMark::default();
     let mut session = ServerSession::new_http1(stream);
     session.set_keepalive((!*shutdown.borrow()).then_some(KEEP_ALIVE));
     session.set_pipelining_enabled(true);
@@ -169,6 +168,7 @@ where
             next = request => next,
             () = overdue(&mark, header_by) => return Ok(()),
         };
+        let next = next.or_else(|| mark.take_rescued());
         let Some((stream, settings)) = next.map(|reused| reused.consume()) else {
             return Ok(());
         };
@@ -182,9 +182,9 @@ where
 }
 
 /// Returns when a header has not come in time; never, once it has.
-async fn overdue(mark: &HeaderMark, by: Instant) {
+async fn overdue(mark: &ConnectionMark, by: Instant) {
     sleep_until(by).await;
-    if mark.0.load(Ordering::Acquire) {
+    if mark.has_header() {
         std::future::pending::<()>().await;
     }
 }

@@ -18,7 +18,7 @@ use crate::wire::scan::CapName;
 use crate::wire::splice::{self, Wanted};
 use bytes::Bytes;
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -168,6 +168,7 @@ fn body_for(call: &Call, candidate: &Candidate) -> Bytes {
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
         }
+        BodyFields::Opaque => call.body.clone(),
         BodyFields::Form(form, boundary) => {
             splice::splice(&call.body, &multipart::edits(form, boundary, &target.model))
         }
@@ -261,13 +262,21 @@ pub fn header(
     let attempt = call.current.as_ref().ok_or_else(missing)?;
     let target = &attempt.candidate.target;
     let provider = newest.providers.get(&target.provider).ok_or_else(missing)?;
-    let path = format!("{}{}", provider.base_path, call.endpoint.upstream_path(&target.model));
-    let mut header = RequestHeader::build("POST", path.as_bytes(), Some(client.headers.len() + 4))?;
+    let (method, path) = match &call.via {
+        Some(via) => (via.method.clone(), via.target.clone()),
+        None => {
+            let path = call.endpoint.upstream_path(&target.model);
+            (Method::POST, format!("{}{path}", provider.base_path))
+        }
+    };
+    let mut header = RequestHeader::build(method, path.as_bytes(), Some(client.headers.len() + 4))?;
     header.insert_header("host", provider.authority.as_str())?;
     for (name, value) in forwarded(&client.headers) {
         header.append_header(name.clone(), value.clone())?;
     }
-    header.insert_header("content-length", attempt.body.len().to_string())?;
+    if !attempt.body.is_empty() || header.method == Method::POST {
+        header.insert_header("content-length", attempt.body.len().to_string())?;
+    }
     // Compression would make streams arrive in bursts.
     header.insert_header("accept-encoding", "identity")?;
     if provider.dialect == Dialect::Anthropic && !client.headers.contains_key("anthropic-version") {

@@ -2,6 +2,7 @@
 //! before it has made it, so nothing can be read too early.
 
 use super::held::Control;
+use super::passthrough::Via;
 use crate::access_log::AttemptLine;
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
@@ -16,19 +17,47 @@ use crate::wire::multipart::Form;
 use crate::wire::route::Endpoint;
 use crate::wire::scan::Fields;
 use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora_core::apps::ReusedHttpStream;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells a connection's watchdog that a request header arrived in time.
+/// What a request tells the connection it came on.
 #[derive(Clone, Default)]
-pub struct HeaderMark(pub Arc<AtomicBool>);
+pub struct ConnectionMark(Arc<Connection>);
 
-impl HeaderMark {
-    /// The header is there.
+#[derive(Default)]
+struct Connection {
+    header_arrived: AtomicBool,
+    rescued: Mutex<Option<ReusedHttpStream>>,
+}
+
+impl ConnectionMark {
+    /// The header is there: the connection's watchdog may rest.
     pub fn arrived(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.header_arrived.store(true, Ordering::Release);
+    }
+
+    /// The next request's header is waited for.
+    pub fn expect_header(&self) {
+        self.0.header_arrived.store(false, Ordering::Release);
+    }
+
+    /// Whether a header has arrived since the last one was expected.
+    pub fn has_header(&self) -> bool {
+        self.0.header_arrived.load(Ordering::Acquire)
+    }
+
+    /// Keeps a connection that Pingora would close, although its answer was written whole.
+    pub fn rescue(&self, stream: ReusedHttpStream) {
+        *self.0.rescued.lock() = Some(stream);
+    }
+
+    /// The connection that was kept, if one was.
+    pub fn take_rescued(&self) -> Option<ReusedHttpStream> {
+        self.0.rescued.lock().take()
     }
 }
 
@@ -43,7 +72,7 @@ pub struct Exchange {
     /// Keeps a shutdown waiting.
     pub running: RunningGuard,
     /// The connection's watchdog, handed on to the next request.
-    pub mark: Option<HeaderMark>,
+    pub mark: Option<ConnectionMark>,
     /// What the path asks for, once routed.
     pub endpoint: Option<Endpoint>,
     /// How errors are written.
@@ -60,6 +89,8 @@ pub struct Exchange {
     pub status: u16,
     /// The client left before the end.
     pub client_gone: bool,
+    /// After a failure: the client was told all the same, and the connection is in order.
+    pub told: bool,
 }
 
 impl Exchange {
@@ -79,6 +110,7 @@ impl Exchange {
             refusal: None,
             status: 0,
             client_gone: false,
+            told: false,
         }
     }
 
@@ -97,6 +129,10 @@ impl Exchange {
 pub struct Call {
     /// What it asks for.
     pub endpoint: Endpoint,
+    /// Where it goes, when it is passed through to a provider's own API.
+    pub via: Option<Via>,
+    /// Whether its usage can be read from the answer.
+    pub metered: bool,
     /// The model it asks for.
     pub model: Arc<Model>,
     /// Whether it asks for a streamed answer.
@@ -137,6 +173,8 @@ pub enum BodyFields {
     Json(Box<Fields>),
     /// A multipart form (audio uploads), and what separates its parts.
     Form(Form, String),
+    /// Anything, passed on as it is.
+    Opaque,
 }
 
 /// One upstream call that runs.

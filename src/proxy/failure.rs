@@ -8,6 +8,8 @@ use super::{relay, reply};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use bytes::Bytes;
+use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 use std::time::Instant;
@@ -77,16 +79,34 @@ pub async fn answer(session: &mut Session, exchange: &mut Exchange, error: &Erro
         return done;
     }
     if session.response_written().is_some() {
-        end_broken_stream(session, exchange).await;
+        exchange.told = end_broken_stream(session, exchange).await;
         return done;
     }
     if let Some(call) = &exchange.call {
         call.control.discard_answer();
     }
     let reject = exchange.refusal.take().unwrap_or_else(|| final_word(exchange, error));
-    let reusable = exchange.call.is_some();
-    let written = reply::refuse(session, exchange, reject).await.is_ok();
-    FailToProxy { error_code: exchange.status, can_reuse_downstream: written && reusable }
+    exchange.told = reply::refuse(session, exchange, reject).await.is_ok();
+    FailToProxy { error_code: exchange.status, can_reuse_downstream: exchange.told }
+}
+
+/// Keeps the connection of a request that failed but was answered whole. Pingora closes it after
+/// any failed attempt, without having told the client, whose next request would be lost.
+pub async fn rescue(session: &mut Session, exchange: &Exchange) {
+    let Some(mark) = &exchange.mark else {
+        return;
+    };
+    if session.downstream_session.is_http2() || session.downstream_session.is_custom() {
+        return;
+    }
+    let empty = ServerSession::new_custom(Box::new(()));
+    let real = std::mem::replace(&mut *session.downstream_session, empty);
+    let mut settings = HttpPersistentSettings::for_session(&real);
+    settings.set_user_context(Box::new(mark.clone()));
+    if let Ok(Some(stream)) = real.finish().await {
+        mark.expect_header();
+        mark.rescue(ReusedHttpStream::from_reusable_stream(stream, settings));
+    }
 }
 
 fn final_word(exchange: &Exchange, error: &Error) -> Reject {
@@ -102,8 +122,9 @@ fn final_word(exchange: &Exchange, error: &Error) -> Reject {
 }
 
 /// After the first byte nothing is invented: an error event where the dialect has one, and an
-/// end that no client can take for a good one where it has not.
-async fn end_broken_stream(session: &mut Session, exchange: &Exchange) {
+/// end that no client can take for a good one where it has not. Returns whether the answer has an
+/// end of its own, so that the connection is still in order.
+async fn end_broken_stream(session: &mut Session, exchange: &Exchange) -> bool {
     let call = exchange.call.as_ref();
     let events = session.response_written().is_some_and(|header| {
         let value = header.headers.get("content-type").and_then(|value| value.to_str().ok());
@@ -113,10 +134,11 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) {
         let event = relay::interrupted(&exchange.id, "the connection to the provider broke");
         let event = Bytes::from(event.event(call.closing, call.endpoint));
         if session.write_response_body(Some(event), true).await.is_ok() {
-            return;
+            return true;
         }
     }
     session.downstream_session.shutdown().await;
+    false
 }
 
 /// Whether an error says that the client has left.

@@ -164,6 +164,14 @@ pub struct Asked {
     pub stream: bool,
 }
 
+impl Asked {
+    /// A body that is nobody's business.
+    pub fn opaque() -> Self {
+        let fields = BodyFields::Opaque;
+        Asked { fields, model: String::new(), stream: false }
+    }
+}
+
 /// Understands the body.
 ///
 /// # Errors

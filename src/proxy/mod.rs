@@ -8,13 +8,18 @@ mod failure;
 mod held;
 mod inspect;
 mod models;
+mod passthrough;
 mod relay;
 mod reply;
 mod settle;
 mod trust;
+mod window;
 
-pub use exchange::HeaderMark;
+pub use exchange::ConnectionMark;
 
+use crate::config::snapshot::{Model, Snapshot};
+use crate::keys::Caller;
+use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::route::{self, Endpoint, Route};
@@ -22,6 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use exchange::{Call, Exchange};
 use http::HeaderMap;
+use inspect::Received;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -86,7 +92,11 @@ impl Edge {
         exchange.caller = Some(caller.clone());
         match route {
             Route::Call { endpoint, model } => {
-                self.take_call(session, exchange, endpoint, model).await?;
+                self.take_call(session, exchange, &caller, endpoint, model).await?;
+                Ok(Step::Forward)
+            }
+            Route::Passthrough { provider, path } => {
+                self.take_passthrough(session, exchange, &caller, &provider, &path).await?;
                 Ok(Step::Forward)
             }
             Route::Models => Ok(models::list(&exchange.snapshot, &caller, headers)),
@@ -95,33 +105,23 @@ impl Edge {
         }
     }
 
+    /// A call on one of the gateway's own paths.
     async fn take_call(
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
+        caller: &Caller,
         endpoint: Endpoint,
         path_model: Option<String>,
     ) -> Result<(), Reject> {
         let snapshot = exchange.snapshot.clone();
-        let caller = exchange.caller.clone().ok_or_else(draining)?;
-        let received = inspect::receive(
-            &mut session.downstream_session,
-            &snapshot.server,
-            &self.gateway.bodies,
-        )
-        .await?;
-        let content_type = session.get_header("content-type").and_then(|v| v.to_str().ok());
-        let asked = inspect::understand(
-            endpoint,
-            path_model.as_deref(),
-            content_type.unwrap_or(""),
-            &received.body,
-        )?;
-        let model = inspect::known_model(&snapshot, &caller, &asked.model)?;
+        let received = self.receive(session, &snapshot).await?;
+        let asked = understand(session, endpoint, path_model.as_deref(), &received.body)?;
+        let model = inspect::known_model(&snapshot, caller, &asked.model)?;
         exchange.model = Some(model.clone());
         let plan = crate::plan::order(
             &snapshot,
-            &caller,
+            caller,
             &model,
             endpoint.dialect(),
             inspect::affinity(&asked.fields, &received.body),
@@ -131,9 +131,64 @@ impl Edge {
         if plan.is_empty() {
             return Err(other_dialect(&model.name, endpoint));
         }
+        let plan = window::fitting(plan, &asked.fields, &received.body)?;
+        let call = Called { endpoint, via: None, metered: true, model, asked, received, plan };
+        self.admitted(session, exchange, call);
+        Ok(())
+    }
+
+    /// A call of a provider's own API.
+    async fn take_passthrough(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        caller: &Caller,
+        provider: &str,
+        path: &str,
+    ) -> Result<(), Reject> {
+        let snapshot = exchange.snapshot.clone();
+        let (provider, kind, via) =
+            passthrough::understand(&snapshot, caller, session.req_header(), provider, path)?;
+        exchange.dialect = passthrough::dialect(&kind, &provider);
+        let received = self.receive(session, &snapshot).await?;
+        let (endpoint, metered, asked, model) = match kind {
+            passthrough::Kind::Metered(endpoint, in_path) => {
+                exchange.endpoint = Some(endpoint);
+                let asked = understand(session, endpoint, in_path.as_deref(), &received.body)?;
+                let model = passthrough::model(&snapshot, caller, &provider, &asked.model)?;
+                (endpoint, true, asked, model)
+            }
+            passthrough::Kind::Unmetered => {
+                let model = passthrough::nothing(&provider);
+                (Endpoint::Moderations, false, inspect::Asked::opaque(), model)
+            }
+        };
+        exchange.model = Some(model.clone());
+        let target = model.targets.first().cloned().ok_or_else(missing)?;
+        let plan = vec![Candidate { model: model.clone(), target }];
+        let call = Called { endpoint, via: Some(via), metered, model, asked, received, plan };
+        self.admitted(session, exchange, call);
+        Ok(())
+    }
+
+    async fn receive(
+        &self,
+        session: &mut Session,
+        snapshot: &Snapshot,
+    ) -> Result<Received, Reject> {
+        let downstream = &mut session.downstream_session;
+        inspect::receive(downstream, &snapshot.server, &self.gateway.bodies).await
+    }
+
+    /// From here on the request may be attempted.
+    fn admitted(&self, session: &mut Session, exchange: &mut Exchange, called: Called) {
+        let Called { endpoint, via, metered, model, asked, received, plan } = called;
+        let attempts = exchange.snapshot.attempts;
         let control = held::wrap(&mut session.downstream_session, received.body.clone());
         exchange.call = Some(Call {
             endpoint,
+            via,
+            metered,
             model,
             stream: asked.stream,
             body: received.body,
@@ -145,14 +200,38 @@ impl Edge {
             passed_over: Vec::new(),
             done: Vec::new(),
             current: None,
-            deadline: Instant::now() + snapshot.attempts.deadline,
-            same_target: snapshot.attempts.same_target,
+            deadline: Instant::now() + attempts.deadline,
+            same_target: attempts.same_target,
             repeats: 0,
             closing: b"",
             stale: 0,
         });
-        Ok(())
     }
+}
+
+/// What the stages before admission have found out.
+struct Called {
+    endpoint: Endpoint,
+    via: Option<passthrough::Via>,
+    metered: bool,
+    model: Arc<Model>,
+    asked: inspect::Asked,
+    received: Received,
+    plan: Vec<Candidate>,
+}
+
+fn understand(
+    session: &Session,
+    endpoint: Endpoint,
+    path_model: Option<&str>,
+    body: &Bytes,
+) -> Result<inspect::Asked, Reject> {
+    let content_type = session.get_header("content-type").and_then(|value| value.to_str().ok());
+    inspect::understand(endpoint, path_model, content_type.unwrap_or(""), body)
+}
+
+fn missing() -> Reject {
+    Reject::new(Reason::InternalError, "a stage is missing its input; please report this")
 }
 
 /// Where a request goes from admission.
@@ -223,7 +302,7 @@ impl ProxyHttp for Edge {
         exchange: &mut Exchange,
         kept: Box<dyn Any + Send + Sync>,
     ) {
-        if let Ok(mark) = kept.downcast::<HeaderMark>() {
+        if let Ok(mark) = kept.downcast::<ConnectionMark>() {
             mark.arrived();
             exchange.mark = Some(*mark);
         }
@@ -360,6 +439,9 @@ impl ProxyHttp for Edge {
         if let Some(call) = &exchange.call {
             held::restore(&mut session.downstream_session, &call.control);
         }
+        if error.is_some() && exchange.told {
+            failure::rescue(session, exchange).await;
+        }
     }
 
     fn persist_connection_context(
@@ -368,7 +450,7 @@ impl ProxyHttp for Edge {
         exchange: &Exchange,
     ) -> Option<Box<dyn Any + Send + Sync>> {
         exchange.mark.as_ref().map(|mark| {
-            mark.0.store(false, std::sync::atomic::Ordering::Release);
+            mark.expect_header();
             Box::new(mark.clone()) as Box<dyn Any + Send + Sync>
         })
     }

@@ -62,7 +62,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let Some(call) = exchange.call.as_mut() else {
         return Err(Error::explain(ErrorType::InternalError, "an answer without a call"));
     };
-    let (endpoint, stream) = (call.endpoint, call.stream);
+    let (endpoint, stream, metered) = (call.endpoint, call.stream, call.metered);
     let hide = hides_usage(call);
     let Some(attempt) = call.current.as_mut() else {
         return Err(Error::explain(ErrorType::InternalError, "an answer without an attempt"));
@@ -83,7 +83,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let json = content_type_is(&header.headers, "application/json");
     let coded = header.headers.contains_key("content-encoding");
     let meter = match (events, json) {
-        _ if coded => Meter::opaque(endpoint),
+        _ if coded || !metered => Meter::opaque(endpoint),
         (true, _) => Meter::stream(endpoint, hide),
         (_, true) => Meter::json(endpoint),
         _ => Meter::opaque(endpoint),
@@ -96,7 +96,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let upstream_id = text("x-request-id").or_else(|| text("request-id")).map(str::to_owned);
     attempt.relay =
         Some(Relay { status, meter, events, first_byte: None, bytes: 0, upstream_id, end: None });
-    if json && !stream && header.status.is_success() && !coded {
+    if json && !stream && metered && header.status.is_success() && !coded {
         call.control.hold_answer();
     }
     Ok(())

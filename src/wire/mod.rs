@@ -14,6 +14,7 @@ pub mod look;
 pub mod multipart;
 pub mod scan;
 pub mod splice;
+pub mod text_len;
 
 mod hold;
 pub mod meter;

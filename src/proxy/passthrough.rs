@@ -1,0 +1,220 @@
+//! `/passthrough/{provider}/{path}`: the provider's own API under the gateway's own rules.
+//!
+//! Where the path is one that the gateway knows how to meter, the request goes the same way as
+//! any other. Reading the provider's model list bills nothing. Everything else is refused unless
+//! the operator has listed the path as unmetered.
+
+use crate::catalog::Price;
+use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
+use crate::keys::Caller;
+use crate::reject::{Reason, Reject};
+use crate::units::{Dialect, Tier};
+use crate::wire::route::{self, Endpoint, Route};
+use http::Method;
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+
+/// Where a passed-through request goes.
+pub struct Via {
+    /// The client's method.
+    pub method: Method,
+    /// Path and query at the provider, within its base path.
+    pub target: String,
+}
+
+/// What a passthrough path means.
+pub enum Kind {
+    /// A call that the gateway can meter; the model may be in the path.
+    Metered(Endpoint, Option<String>),
+    /// Bills nothing, or may go unmetered.
+    Unmetered,
+}
+
+/// The provider of that name, and what the path means there.
+///
+/// # Errors
+/// `unknown_path` for a provider that isn't configured, `unmetered_path`, `model_not_allowed`.
+pub fn understand(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    header: &RequestHeader,
+    provider: &str,
+    path: &str,
+) -> Result<(Arc<Provider>, Kind, Via), Reject> {
+    let provider = snapshot.providers.get(provider).cloned().ok_or_else(|| {
+        let mut names: Vec<&str> = snapshot.providers.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        Reject::new(
+            Reason::UnknownPath,
+            format!("there is no such provider. Configured are: {}.", names.join(", ")),
+        )
+    })?;
+    let via = Via { method: header.method.clone(), target: target(&provider, path, header)? };
+    if let Some((endpoint, model)) = metered(&provider, &header.method, path) {
+        return Ok((provider, Kind::Metered(endpoint, model), via));
+    }
+    if !unmetered(&provider, &header.method, path) {
+        return Err(Reject::new(
+            Reason::UnmeteredPath,
+            format!(
+                "`{path}` can't be metered. The operator can allow it: providers.{}.passthrough.unmetered.",
+                provider.name
+            ),
+        ));
+    }
+    let whole = format!("{}/", provider.name);
+    if !caller.models.allows(&whole) {
+        return Err(not_allowed(caller, &format!("{whole}*")));
+    }
+    Ok((provider, Kind::Unmetered, via))
+}
+
+/// The call that the path is at this provider, if the gateway knows it.
+fn metered(provider: &Provider, method: &Method, path: &str) -> Option<(Endpoint, Option<String>)> {
+    let versioned = path.starts_with("/v1/") || path.starts_with("/v1beta/");
+    let path = if versioned { path.to_owned() } else { format!("/v1{path}") };
+    match route::route(method, &path) {
+        Route::Call { endpoint, model } if endpoint.dialect() == provider.dialect => {
+            Some((endpoint, model))
+        }
+        _ => None,
+    }
+}
+
+fn unmetered(provider: &Provider, method: &Method, path: &str) -> bool {
+    let models = ["/models", "/v1/models", "/v1beta/models"];
+    let reads_models =
+        models.iter().any(|list| path == *list || path.starts_with(&format!("{list}/")));
+    let listed = crate::keys::Allow::new(&provider.passthrough_unmetered);
+    // A pattern is meant below the base path; a client may write it with or without that.
+    let below = path.strip_prefix(provider.base_path.as_str()).unwrap_or(path);
+    (method == Method::GET && reads_models) || listed.allows(path) || listed.allows(below)
+}
+
+/// The path at the provider: always below its base path.
+fn target(provider: &Provider, path: &str, header: &RequestHeader) -> Result<String, Reject> {
+    let base = provider.base_path.as_str();
+    let below = !base.is_empty() && path.starts_with(&format!("{base}/"));
+    let mut target = if below { path.to_owned() } else { format!("{base}{path}") };
+    let raw = std::str::from_utf8(header.raw_path()).unwrap_or_default();
+    if let Some((_, query)) = raw.split_once('?') {
+        let printable = query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        if !printable {
+            return Err(Reject::new(
+                Reason::InvalidRequest,
+                "the query has characters that must be encoded.",
+            ));
+        }
+        // Google's clients may put the key there: it is ours, not the provider's.
+        let kept: Vec<&str> =
+            query.split('&').filter(|pair| !pair.starts_with("key=") && !pair.is_empty()).collect();
+        if !kept.is_empty() {
+            target.push('?');
+            target.push_str(&kept.join("&"));
+        }
+    }
+    Ok(target)
+}
+
+/// A model made up for one request: this provider's, at its own price.
+///
+/// # Errors
+/// `model_not_allowed`, `unpriced_model`.
+pub fn model(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    provider: &Provider,
+    id: &str,
+) -> Result<Arc<Model>, Reject> {
+    let name = format!("{}/{id}", provider.name);
+    if !caller.models.allows(&name) {
+        return Err(not_allowed(caller, &name));
+    }
+    let configured = snapshot
+        .models
+        .values()
+        .flat_map(|model| &model.targets)
+        .find(|target| target.provider == provider.name && target.model == id);
+    let target = match configured {
+        Some(target) => target.clone(),
+        None => from_catalogue(snapshot, provider, id).ok_or_else(|| {
+            Reject::new(
+                Reason::UnpricedModel,
+                format!(
+                    "`{}` has no known price. The operator can give it one: prices.file.",
+                    shown(&name)
+                ),
+            )
+            .param("model")
+        })?,
+    };
+    Ok(made_up(name, target))
+}
+
+/// The model that an unmetered request is booked under; it costs nothing that is known.
+pub fn nothing(provider: &Provider) -> Arc<Model> {
+    let target = target_of(provider, "-", Price::free(), Tier(0));
+    made_up(format!("{}/-", provider.name), Arc::new(target))
+}
+
+fn from_catalogue(snapshot: &Snapshot, provider: &Provider, id: &str) -> Option<Arc<Target>> {
+    let card = snapshot.catalog.find(provider.catalog.as_deref()?, id)?;
+    let blended = card.price.blended();
+    let place = snapshot
+        .tiers
+        .iter()
+        .position(|tier| tier.max_blended.is_none_or(|most| blended <= most))?;
+    let tier = Tier(u8::try_from(place).ok()?);
+    let mut target = target_of(provider, id, card.price.clone(), tier);
+    target.card = Some(card);
+    Some(Arc::new(target))
+}
+
+fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target {
+    Target {
+        id: format!("{}/{id}", provider.name),
+        provider: provider.name.clone(),
+        dialect: provider.dialect,
+        model: id.to_owned(),
+        weight: 1,
+        price,
+        card: None,
+        tier,
+    }
+}
+
+fn made_up(name: String, target: Arc<Target>) -> Arc<Model> {
+    Arc::new(Model {
+        name,
+        tier: target.tier,
+        targets: vec![target],
+        fallbacks: Vec::new(),
+        fallback_written: false,
+        max_output_tokens: None,
+        context_window: None,
+        first_token_timeout: None,
+        latency_budget: None,
+        scope: Scope::default(),
+    })
+}
+
+fn not_allowed(caller: &Caller, name: &str) -> Reject {
+    let message = format!(
+        "the key `{}` may not use `{}`: its `models` list does not allow it.",
+        caller.id,
+        shown(name)
+    );
+    Reject::new(Reason::ModelNotAllowed, message).param("model")
+}
+
+fn shown(name: &str) -> String {
+    name.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+/// How a provider's errors are written, where the path says nothing else.
+pub fn dialect(kind: &Kind, provider: &Provider) -> Dialect {
+    match kind {
+        Kind::Metered(endpoint, _) => endpoint.dialect(),
+        Kind::Unmetered => provider.dialect,
+    }
+}

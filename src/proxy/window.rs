@@ -1,0 +1,58 @@
+//! Whether a request can fit a model's context window at all.
+//!
+//! A token is between one and about eight bytes of text, so bytes give a cheap lower bound. Only
+//! what certainly doesn't fit is kept from a target; what may fit is sent.
+
+use super::exchange::BodyFields;
+use crate::plan::Candidate;
+use crate::reject::{Reason, Reject};
+use crate::wire::text_len;
+
+/// The longest that a token of text usually is, in bytes.
+const BYTES_PER_TOKEN: u64 = 8;
+
+/// Leaves out the candidates whose window is certainly too small.
+///
+/// # Errors
+/// `context_length_exceeded`, with the numbers, when none is left.
+pub fn fitting(
+    plan: Vec<Candidate>,
+    fields: &BodyFields,
+    body: &[u8],
+) -> Result<Vec<Candidate>, Reject> {
+    let BodyFields::Json(fields) = fields else {
+        return Ok(plan);
+    };
+    let output = fields.caps.iter().filter_map(|cap| cap.tokens).max().unwrap_or(1);
+    let smallest = plan.iter().filter_map(window).min().unwrap_or(u64::MAX);
+    if (body.len() as u64) / BYTES_PER_TOKEN + asked(output, &plan) <= smallest {
+        return Ok(plan);
+    }
+    let text = text_len::of(body).unwrap_or(0);
+    let input = text / BYTES_PER_TOKEN;
+    let largest = plan.iter().filter_map(window).max().unwrap_or(0);
+    let left: Vec<Candidate> = plan
+        .into_iter()
+        .filter(|candidate| {
+            let output = candidate.model.max_output_tokens.map_or(output, |cap| cap.min(output));
+            window(candidate).is_none_or(|window| input + output <= window)
+        })
+        .collect();
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    let message = format!(
+        "the request doesn't fit: its {text} bytes of text are at least {input} tokens, and {output} tokens of output are asked for; the largest window is {largest} tokens. Shorten the input or ask for less output."
+    );
+    Err(Reject::new(Reason::ContextLengthExceeded, message).param("messages"))
+}
+
+/// The output that will be asked for at most, once the models' caps are applied.
+fn asked(output: u64, plan: &[Candidate]) -> u64 {
+    let caps = plan.iter().map(|candidate| candidate.model.max_output_tokens.unwrap_or(u64::MAX));
+    output.min(caps.max().unwrap_or(u64::MAX))
+}
+
+fn window(candidate: &Candidate) -> Option<u64> {
+    candidate.model.context_window
+}

@@ -1,0 +1,100 @@
+//! A provider's own API through the gateway, and requests that don't fit a model.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use tollbar_loadtest::provider::Provider;
+
+fn config_with(provider: &Provider, models: &str) -> String {
+    config(provider)
+        .replace("models: [\"*\"]", &format!("models: [{models}]"))
+        .replace("api_key:", "passthrough: { unmetered: [\"/files*\"] }, api_key:")
+}
+
+async fn post(server: &Server, path: &str, body: &Value) -> (u16, Value) {
+    let answer = client().post(server.url(path)).bearer_auth(KEY).json(body).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn a_known_path_is_metered_like_any_other() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, "\"p/sim-*\", \"a/sim-*\""));
+    for path in ["/passthrough/p/v1/chat/completions", "/passthrough/p/chat/completions"] {
+        let (status, body) = post(&server, path, &chat("sim-gpt")).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let (status, _) = post(
+        &server,
+        "/passthrough/a/v1/messages?beta=true&key=leak",
+        &json!({"model": "sim-claude", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}),
+    )
+    .await;
+    assert_eq!(status, 200);
+    let asked: Vec<String> = provider.requests().into_iter().map(|r| r.path_and_query).collect();
+    assert_eq!(asked, ["/v1/chat/completions", "/v1/chat/completions", "/v1/messages?beta=true"]);
+    for line in server.log(3).await {
+        assert_eq!(line["usage_source"], "reported", "{line}");
+        assert_ne!(line["cost_usd"], "0.000000000", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_cant_be_metered_or_priced_is_refused() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, "\"p/*\""));
+    let cases = [
+        ("/passthrough/p/v1/chat/completions", chat("no-price"), 400, "unpriced_model"),
+        ("/passthrough/a/v1/messages", chat("sim-claude"), 403, "model_not_allowed"),
+        ("/passthrough/p/v1/fine_tuning/jobs", json!({}), 403, "unmetered_path"),
+        ("/passthrough/nobody/v1/chat/completions", chat("x"), 404, "unknown_path"),
+        ("/passthrough/p/v1%2f..%2fadmin", json!({}), 400, "invalid_request"),
+    ];
+    for (path, body, status, code) in cases {
+        let (got, answer) = post(&server, path, &body).await;
+        let told =
+            answer["error"]["code"].as_str().or(answer["error"]["details"]["error_code"].as_str());
+        assert_eq!((got, told), (status, Some(code)), "{path}: {answer}");
+    }
+    assert!(provider.requests().is_empty());
+    let listed = client()
+        .get(server.url("/passthrough/p/v1/files?limit=3"))
+        .bearer_auth(KEY)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(listed.status(), 404, "the provider's own answer: it has no files");
+    let seen = provider.requests().into_iter().next().unwrap();
+    assert_eq!((seen.method.as_str(), seen.path_and_query.as_str()), ("GET", "/v1/files?limit=3"));
+    assert_eq!(seen.header("authorization"), Some("Bearer sk-provider"));
+}
+
+#[tokio::test]
+async fn a_models_list_passes_through() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, "\"*\""));
+    let answer =
+        client().get(server.url("/passthrough/p/models")).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.json::<Value>().await.unwrap()["object"], "list");
+}
+
+#[tokio::test]
+async fn what_certainly_doesnt_fit_is_refused_with_the_numbers() {
+    let provider = provider();
+    let small = config(&provider).replace("gpt: {", "gpt: { context_window: 1000, ");
+    let server = Server::start(&small);
+    let mut body = chat("gpt");
+    body["messages"][0]["content"] = "word ".repeat(2000).into();
+    let (status, answer) = post(&server, "/v1/chat/completions", &body).await;
+    assert_eq!((status, answer["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("1000 tokens") && message.contains("1250 tokens"), "{message}");
+    assert!(provider.requests().is_empty());
+    let picture = format!("data:image/png;base64,{}", "A".repeat(100_000));
+    body["messages"][0]["content"] = json!([{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "what?"}]);
+    let (status, _) = post(&server, "/v1/chat/completions", &body).await;
+    assert_eq!(status, 200, "bytes of a picture are not tokens");
+    body["max_tokens"] = 999.into();
+    body["messages"][0]["content"] = "word ".repeat(100).into();
+    assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 400);
+}
