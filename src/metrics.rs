@@ -35,11 +35,13 @@ pub struct Metrics {
     pub tokens: IntCounterVec,
     pub cost_usd: prometheus::CounterVec,
     pub fallbacks: IntCounterVec,
+    pub fallback_rate: prometheus::Gauge,
     pub limited: IntCounterVec,
     pub abandoned_streams: IntCounterVec,
     pub abandoned_tokens: IntCounterVec,
     pub inflight: IntGaugeVec,
     pub breaker_open: IntGaugeVec,
+    pub rollbacks: IntCounterVec,
     pub auth_failures: IntCounterVec,
     pub credential: GaugeVec,
     pub config_generation: IntGauge,
@@ -104,6 +106,10 @@ impl Metrics {
                 "Attempts on another target or model than the first.",
                 &["from", "to", "reason"],
             )?,
+            fallback_rate: r.gauge(
+                "fallback_rate",
+                "Share of requests that fell back, over the last five minutes.",
+            )?,
             limited: r.counters(
                 "limited_total",
                 "Requests refused by a limit.",
@@ -127,6 +133,11 @@ impl Metrics {
             breaker_open: r.int_gauges(
                 "breaker_open",
                 "1 while a target is left alone.",
+                &["provider", "model"],
+            )?,
+            rollbacks: r.counters(
+                "canary_rollbacks_total",
+                "Targets on trial that took themselves out.",
                 &["provider", "model"],
             )?,
             auth_failures: r.counters(
@@ -227,6 +238,10 @@ impl Register<'_> {
         labels: &[&str],
     ) -> prometheus::Result<IntGaugeVec> {
         self.add(IntGaugeVec::new(Self::opts(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<prometheus::Gauge> {
+        self.add(prometheus::Gauge::with_opts(Self::opts(name, help))?)
     }
 
     fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {

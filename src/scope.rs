@@ -1,6 +1,7 @@
 //! Limits and budgets: what a key, user, team, model or provider may use.
 
-use crate::units::NanoUsd;
+use crate::units::{Name, NanoUsd};
+use std::sync::Arc;
 
 /// Limits and budgets of one scope (a key, a user, a team, a model, a provider, all).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,5 +73,109 @@ impl Per {
 impl std::fmt::Display for Per {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Whose limits and budgets a request must pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum ScopeKind {
+    Key,
+    User,
+    Team,
+    Model,
+    Provider,
+    /// Everything that goes through this gateway.
+    Global,
+}
+
+impl ScopeKind {
+    /// Every kind, narrowest first: the order in which they are checked.
+    pub const ALL: [ScopeKind; 6] = [
+        ScopeKind::Key,
+        ScopeKind::User,
+        ScopeKind::Team,
+        ScopeKind::Model,
+        ScopeKind::Provider,
+        ScopeKind::Global,
+    ];
+
+    /// The word used in the ledger, in metrics and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScopeKind::Key => "key",
+            ScopeKind::User => "user",
+            ScopeKind::Team => "team",
+            ScopeKind::Model => "model",
+            ScopeKind::Provider => "provider",
+            ScopeKind::Global => "global",
+        }
+    }
+}
+
+impl std::fmt::Display for ScopeKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// So many locks guard the names of one kind: a request that meets a name for the first time
+/// holds up only the few that share its shard.
+const SHARDS: usize = 16;
+
+type Shard<T> = parking_lot::RwLock<ahash::AHashMap<Name, Arc<T>>>;
+
+/// State by scope, that survives reloads. Finding what is there takes a shared lock only.
+pub struct ScopeMap<T> {
+    hasher: ahash::RandomState,
+    shards: Vec<Shard<T>>,
+}
+
+impl<T> Default for ScopeMap<T> {
+    fn default() -> Self {
+        let shards = (0..ScopeKind::ALL.len() * SHARDS).map(|_| Shard::default()).collect();
+        ScopeMap { hasher: ahash::RandomState::new(), shards }
+    }
+}
+
+impl<T> ScopeMap<T> {
+    /// The state of a scope; `make` creates it for one that is new.
+    pub fn of(&self, kind: ScopeKind, id: &str, make: impl FnOnce(Name) -> T) -> Arc<T> {
+        let place = self.hasher.hash_one(id) as usize % SHARDS;
+        let shard = &self.shards[kind as usize * SHARDS + place];
+        if let Some(found) = shard.read().get(id) {
+            return found.clone();
+        }
+        let mut names = shard.write();
+        if let Some(found) = names.get(id) {
+            return found.clone();
+        }
+        let name = Name::from(id);
+        let made = Arc::new(make(name.clone()));
+        names.insert(name, made.clone());
+        made
+    }
+
+    /// Calls `visit` for every scope there is.
+    pub fn each(&self, mut visit: impl FnMut(ScopeKind, &Name, &Arc<T>)) {
+        for kind in ScopeKind::ALL {
+            for shard in &self.shards[kind as usize * SHARDS..][..SHARDS] {
+                for (name, state) in shard.read().iter() {
+                    visit(kind, name, state);
+                }
+            }
+        }
+    }
+
+    /// Forgets the scopes that `keep` says no to and that nobody holds at the moment.
+    pub fn retain(&self, keep: impl Fn(ScopeKind, &str, &T) -> bool) {
+        for kind in ScopeKind::ALL {
+            for shard in &self.shards[kind as usize * SHARDS..][..SHARDS] {
+                // Under the write lock nobody can take a new reference to a state that has none.
+                shard.write().retain(|name, state| {
+                    Arc::strong_count(state) > 1 || keep(kind, name, state)
+                });
+            }
+        }
     }
 }

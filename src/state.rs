@@ -5,7 +5,8 @@ use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
-use std::collections::HashSet;
+use parking_lot::Mutex;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub struct Gateway {
     pub resolver: Resolver,
     /// Breakers and cooldowns, by target.
     pub health: HealthTable,
+    /// How many requests fell back, over the last five minutes.
+    pub fallbacks: FallbackRate,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
     /// Requests being worked on.
@@ -41,6 +44,7 @@ impl Gateway {
             access_log,
             resolver: Resolver::default(),
             health: HealthTable::default(),
+            fallbacks: FallbackRate::default(),
             bodies: Arc::default(),
             running: Arc::default(),
             started: Instant::now(),
@@ -100,6 +104,39 @@ impl Gateway {
                 self.metrics.credential.with_label_values(&labels).set(1.0);
             }
         }
+    }
+}
+
+/// Requests and fallbacks of the last five minutes, by second.
+#[derive(Default)]
+pub struct FallbackRate(Mutex<VecDeque<(u64, u64, u64)>>);
+
+impl FallbackRate {
+    /// Seconds that are looked back on.
+    const SECONDS: u64 = 300;
+
+    /// Counts a finished request, `second` after the start of the process.
+    pub fn count(&self, second: u64, fell_back: bool) {
+        let mut seconds = self.0.lock();
+        if seconds.back().is_none_or(|(at, ..)| *at != second) {
+            seconds.push_back((second, 0, 0));
+        }
+        if let Some((_, requests, fallbacks)) = seconds.back_mut() {
+            *requests += 1;
+            *fallbacks += u64::from(fell_back);
+        }
+        while seconds.front().is_some_and(|(at, ..)| *at + Self::SECONDS <= second) {
+            seconds.pop_front();
+        }
+    }
+
+    /// The share of requests that fell back, between 0 and 1; 0 without requests.
+    pub fn share(&self, second: u64) -> f64 {
+        let seconds = self.0.lock();
+        let recent = seconds.iter().filter(|(at, ..)| *at + Self::SECONDS > second);
+        let (all, fell) = recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f));
+        #[allow(clippy::cast_precision_loss)] // a share for people to look at
+        if all == 0 { 0.0 } else { fell as f64 / all as f64 }
     }
 }
 

@@ -58,6 +58,8 @@ impl AdminApi {
         let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
         self.gateway.metrics.buffered_bytes.set(buffered);
         self.publish_breakers();
+        let second = self.gateway.started.elapsed().as_secs();
+        self.gateway.metrics.fallback_rate.set(self.gateway.fallbacks.share(second));
         let body = self.gateway.metrics.render();
         build(200, "text/plain; version=0.0.4; charset=utf-8", body)
     }
@@ -131,6 +133,7 @@ impl AdminApi {
             "draining": gateway.is_draining(),
             "requests_running": gateway.running.count(),
             "buffered_bytes": gateway.bodies.used(),
+            "fallback_rate_5m": gateway.fallbacks.share(gateway.started.elapsed().as_secs()),
             "last_reload_problems": problems,
             "warnings": warnings,
             "providers": providers(&snapshot),
@@ -162,12 +165,15 @@ fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
         for target in &model.targets {
             let labels = [target.provider.as_str(), target.model.as_str()];
             let view = gateway.health.of(&target.id).view(now);
+            let health = gateway.health.of(&target.id);
+            let rolled_back = target.canary.is_some_and(|rule| health.is_rolled_back(&rule));
             let left = view.until.map(|until| until.saturating_duration_since(now).as_secs_f64());
             rows.push(json!({
                 "model": model.name,
                 "target": target.id,
                 "weight": target.weight,
                 "breaker": view.breaker,
+                "rolled_back": rolled_back,
                 "blocked_for_seconds": left,
                 "first_token_ewma_ms": view.ewma.map(|ewma| ewma.as_secs_f64() * 1000.0),
                 "in_flight": gateway.metrics.inflight.with_label_values(&labels).get(),

@@ -107,7 +107,14 @@ section! { Model {
     limits: Limits,
     budgets: Vec<Budget>,
 }}
-section! { Target { provider: At<String>, model: At<String>, weight: At<u32>, price: At<Price>, }}
+section! { Target {
+    provider: At<String>,
+    model: At<String>,
+    weight: At<Weight>,
+    rollback_on: Rollback,
+    price: At<Price>,
+}}
+section! { Rollback { error_rate: Share, window: At<Duration>, }}
 section! { PriceMap {
     input: Rate,
     output: Rate,
@@ -178,6 +185,7 @@ pub(crate) const SCHEMA: &[&[&str]] = &[
     Target::KEYS,
     PriceMap::KEYS,
     PriceStep::KEYS,
+    Rollback::KEYS,
     Attempts::KEYS,
     Breaker::KEYS,
     Admission::KEYS,
@@ -204,6 +212,30 @@ impl Read for Threads {
             _ if text == "auto" => Ok(Threads::Auto),
             Ok(n @ 1..=1024) => Ok(Threads::Exactly(n)),
             _ => Err(""),
+        })
+    }
+}
+
+/// `weight: 2` beside other weights, or `weight: 5%` of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    Parts(u32),
+    Percent(u32),
+}
+
+impl Read for Weight {
+    fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
+        let weight =
+            ("a whole number up to 1000, or a share such as 5%", "`1`, or `5%` for a canary");
+        parsed(node, path, weight, report, |text| match text.strip_suffix('%') {
+            Some(share) => match share.trim().parse() {
+                Ok(percent @ 1..=99) => Ok(Weight::Percent(percent)),
+                _ => Err("out of range"),
+            },
+            None => match text.parse() {
+                Ok(parts @ 0..=1000) => Ok(Weight::Parts(parts)),
+                _ => Err(""),
+            },
         })
     }
 }

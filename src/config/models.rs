@@ -1,12 +1,12 @@
 //! Models: targets with their prices, tiers and fallbacks.
 
 use super::check;
-use super::file::{self, Fallbacks, File, Order};
+use super::file::{self, Fallbacks, File, Order, Weight};
 use super::prices;
 use super::problem::{Place, Report};
 use super::read::At;
 use super::resolve::{at_least, missing, scope};
-use super::snapshot::{Model, Provider, Target, TierDef};
+use super::snapshot::{Canary, Model, Provider, Target, TierDef};
 use super::suggest::{self, shown};
 use super::text::Texts;
 use crate::catalog::{Catalog, ModelCard};
@@ -101,14 +101,13 @@ fn draft(
         report.problem(&listed.place, "the list of targets is empty", fix);
         return None;
     }
-    let targets: Vec<Arc<Target>> = listed
-        .value
-        .iter()
-        .filter_map(|t| target(t, places, texts, report).map(Arc::new))
-        .collect();
+    let mut targets: Vec<Target> =
+        listed.value.iter().filter_map(|t| target(t, places, texts, report)).collect();
     if targets.len() < listed.value.len() {
         return None;
     }
+    shares(&mut targets, listed, report);
+    let targets: Vec<Arc<Target>> = targets.into_iter().map(Arc::new).collect();
     let cards = || targets.iter().filter_map(|t| t.card.as_ref());
     let cheapest = targets.iter().filter(|t| t.weight > 0).map(|t| t.tier).min();
     Some(Model {
@@ -129,6 +128,37 @@ fn draft(
     })
 }
 
+/// Turns weights in percent into weights beside the others'.
+fn shares(targets: &mut [Target], listed: &At<Vec<file::Target>>, report: &mut Report) {
+    let percent = |written: &file::Target| match written.weight.as_ref().map(|w| w.value) {
+        Some(Weight::Percent(percent)) => Some(percent),
+        _ => None,
+    };
+    let taken: u32 = listed.value.iter().filter_map(percent).sum();
+    if taken == 0 {
+        return;
+    }
+    let parts: u32 = targets
+        .iter()
+        .zip(&listed.value)
+        .filter(|(_, written)| percent(written).is_none())
+        .map(|(target, _)| target.weight)
+        .sum();
+    if taken >= 100 || parts == 0 {
+        let fix =
+            "Leave a share to targets with plain weights: percentages must come to less than 100";
+        report.problem(&listed.place, "the percentages leave nothing to the other targets", fix);
+        return;
+    }
+    // Plain weights share what the percentages leave: 100 % becomes `parts` × 100.
+    for (target, written) in targets.iter_mut().zip(&listed.value) {
+        target.weight = match percent(written) {
+            Some(percent) => percent * parts,
+            None => target.weight * (100 - taken),
+        };
+    }
+}
+
 fn target(
     written: &file::Target,
     places: Places<'_>,
@@ -142,7 +172,7 @@ fn target(
     }
     let name = written.provider.as_ref().and_then(|raw| known_provider(raw, places.file, report));
     let model = written.model.as_ref().and_then(|raw| upstream_id(raw, texts, report));
-    if let Some(weight) = written.weight.as_ref().filter(|w| w.value == 0) {
+    if let Some(weight) = written.weight.as_ref().filter(|w| w.value == Weight::Parts(0)) {
         let fix = "Leave `weight` out for 1, or remove the target";
         report.warning(&weight.place, "weight 0: this target never gets a request", fix);
     }
@@ -167,7 +197,16 @@ fn target(
         id: format!("{name}/{model}"),
         provider: name.to_owned(),
         dialect: provider.dialect,
-        weight: written.weight.as_ref().map_or(1, |w| w.value),
+        weight: match written.weight.as_ref().map(|w| w.value) {
+            None => 1,
+            Some(Weight::Parts(parts)) => parts,
+            // Replaced by `shares`, once the others' weights are known.
+            Some(Weight::Percent(percent)) => percent,
+        },
+        canary: written.rollback_on.as_ref().map(|rule| Canary {
+            error_rate: rule.error_rate.map_or(50_000, |share| share.0),
+            window: rule.window.as_ref().map_or(Duration::from_secs(300), |at| at.value),
+        }),
         tier: check::tier_of(price.blended(), places.tiers),
         price,
         card,
@@ -175,13 +214,13 @@ fn target(
     })
 }
 
-/// Warns of a model that its provider has taken away, or will within a month.
+/// Warns of a model that its provider has taken away, or will within 60 days.
 fn retirement(written: &file::Target, card: &ModelCard, texts: Texts<'_>, report: &mut Report) {
     let today = texts.env.now().date_naive();
     let Some(date) = card.deprecation else { return };
     let verb = match (date - today).num_days() {
         ..=0 => "was retired",
-        1..=30 => "will be retired",
+        1..=60 => "will be retired",
         _ => return,
     };
     let message = format!("`{}` {verb} by its provider on {date}", card.id);

@@ -230,12 +230,23 @@ pub struct Target {
     pub model: String,
     /// Share of the traffic among the targets of its model. 0: never.
     pub weight: u32,
+    /// Present: the target takes itself out when too much fails.
+    pub canary: Option<Canary>,
     /// What a token costs here.
     pub price: Price,
     /// What the catalogue knows of the model, if it does.
     pub card: Option<Arc<ModelCard>>,
     /// Computed from the price.
     pub tier: Tier,
+}
+
+/// When a target on trial takes itself out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// Share of its attempts that may fail, in millionths …
+    pub error_rate: u32,
+    /// … within this time, once there are 20.
+    pub window: Duration,
 }
 
 /// The bounds of the attempt loop.

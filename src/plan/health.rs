@@ -5,7 +5,7 @@
 //! succeeds closes it, one that fails opens it again. Attempts that began before the last change
 //! of state have no say any more, so a thousand simultaneous failures open it once.
 
-use crate::config::snapshot::Breaker;
+use crate::config::snapshot::{Breaker, Canary};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// First-token times kept per target.
 const SAMPLES: usize = 128;
+
+/// So many attempts are needed before a target on trial is judged.
+const TRIALS: usize = 20;
 
 /// How old a first-token time may be and still count. A slow target that gets no traffic any
 /// more is thus tried again after this.
@@ -58,6 +61,9 @@ struct Inner {
     cool_until: Option<Instant>,
     first_tokens: VecDeque<(Instant, Duration)>,
     ewma: Option<Duration>,
+    /// How recent attempts ended, where the target is on trial.
+    trial: VecDeque<(Instant, bool)>,
+    rolled_back: Option<Canary>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +166,38 @@ impl Health {
         }
         recent.sort_unstable();
         recent.get((recent.len() * 95).div_ceil(100).saturating_sub(1)).copied()
+    }
+
+    /// Takes note of how an attempt on a target on trial ended. Returns whether that made it
+    /// take itself out.
+    pub fn tried(&self, now: Instant, ok: bool, rule: &Canary) -> bool {
+        let mut inner = self.0.lock();
+        // Another rule is another trial.
+        if inner.rolled_back.is_some_and(|old| old == *rule) {
+            return false;
+        }
+        inner.rolled_back = None;
+        inner.trial.push_back((now, ok));
+        while inner
+            .trial
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= rule.window)
+        {
+            inner.trial.pop_front();
+        }
+        let failed = inner.trial.iter().filter(|(_, ok)| !ok).count();
+        let bad = inner.trial.len() >= TRIALS
+            && failed as u64 * 1_000_000 > inner.trial.len() as u64 * u64::from(rule.error_rate);
+        if bad {
+            inner.rolled_back = Some(*rule);
+            inner.trial.clear();
+        }
+        bad
+    }
+
+    /// Whether the target has taken itself out under this rule.
+    pub fn is_rolled_back(&self, rule: &Canary) -> bool {
+        self.0.lock().rolled_back.is_some_and(|old| old == *rule)
     }
 
     /// As it looks from outside.
@@ -344,6 +382,18 @@ mod tests {
             assert_eq!(health.admit(t + secs(59)).err(), Some(blocked), "{order:?}");
             assert!(health.admit(t + secs(60)).is_ok(), "{order:?}");
         }
+    }
+
+    #[test]
+    fn a_canary_takes_itself_out_until_its_rule_changes() {
+        let (health, t) = (health(), Instant::now());
+        let rule = Canary { error_rate: 100_000, window: secs(60) };
+        for n in 0..19 {
+            assert!(!health.tried(t, n % 2 == 0, &rule), "too few attempts to judge");
+        }
+        assert!(health.tried(t, true, &rule), "9 of 20 failed, 10 % may");
+        assert!(health.is_rolled_back(&rule));
+        assert!(!health.is_rolled_back(&Canary { error_rate: 500_000, ..rule }));
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub fn order(
     let mut plan = Vec::new();
     for (owner, target) in config::candidates(snapshot, model) {
         let allowed = owner.name == model.name || caller.models.allows(&owner.name);
-        if !(allowed && usable(target)) {
+        let rolled_back =
+            target.canary.is_some_and(|rule| health.of(&target.id).is_rolled_back(&rule));
+        if rolled_back || !(allowed && usable(target)) {
             continue;
         }
         let owner =
@@ -103,6 +105,7 @@ mod tests {
             dialect: Dialect::OpenAi,
             model: id.into(),
             weight,
+            canary: None,
             price: Price::free(),
             card: None,
             tier: Tier(0),

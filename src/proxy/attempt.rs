@@ -372,6 +372,10 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     let (now, rule) = (Instant::now(), gateway.live.peek().breaker);
     let target = &attempt.candidate.target;
     let (permit, credential) = attempt.permits;
+    let fault = !matches!(failure, Failure::ClientGone | Failure::Internal(_) | Failure::Stale);
+    if fault {
+        on_trial(gateway, target, false);
+    }
     match failure {
         Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
@@ -393,6 +397,20 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
             );
         }
         _ => {}
+    }
+}
+
+/// Takes note of the attempt where the target is on trial.
+pub fn on_trial(gateway: &Gateway, target: &Target, ok: bool) {
+    let Some(rule) = target.canary else { return };
+    if gateway.health.of(&target.id).tried(Instant::now(), ok, &rule) {
+        gateway.metrics.rollbacks.with_label_values(&[&target.provider, &target.model]).inc();
+        log::error!(
+            "{} has taken itself out: more than {} % of its attempts failed within {} s. Change its rollback_on to try it again.",
+            target.id,
+            f64::from(rule.error_rate) / 10_000.0,
+            rule.window.as_secs()
+        );
     }
 }
 

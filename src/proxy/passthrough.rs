@@ -177,6 +177,7 @@ fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target 
         dialect: provider.dialect,
         model: id.to_owned(),
         weight: 1,
+        canary: None,
         price,
         card: None,
         tier,

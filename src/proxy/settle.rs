@@ -1,6 +1,6 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
-use super::attempt::{judge, unbilled};
+use super::attempt::{judge, on_trial, unbilled};
 use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
 use crate::access_log::Entry;
 use crate::metrics::Metrics;
@@ -29,7 +29,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     let record = book(gateway, exchange, &attempt, failure);
     match &record.failure {
         Some(failure) => judge(gateway, attempt, failure),
-        None => praise(attempt, record.first_token.filter(|_| record.status < Some(300))),
+        None => praise(gateway, attempt, record.first_token.filter(|_| record.status < Some(300))),
     }
     if let Some(call) = exchange.call.as_mut() {
         call.control.set_cost(record.cost.to_string());
@@ -61,7 +61,8 @@ pub fn attempt_failed(
 }
 
 /// The target answered, and its provider takes our credential.
-fn praise(attempt: Attempt, first_token: Option<Duration>) {
+fn praise(gateway: &Gateway, attempt: Attempt, first_token: Option<Duration>) {
+    on_trial(gateway, &attempt.candidate.target, true);
     let (target, credential) = attempt.permits;
     let now = std::time::Instant::now();
     target.succeeded(now, first_token);
@@ -152,6 +153,11 @@ fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record
 pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head) {
     leave_no_attempt(gateway, exchange);
     let took = exchange.started.elapsed();
+    if let Some(call) = &exchange.call {
+        let first = call.done.first().map(|record| &record.target);
+        let fell_back = call.done.last().map(|record| &record.target) != first;
+        gateway.fallbacks.count(gateway.started.elapsed().as_secs(), fell_back);
+    }
     let model = exchange.model_label();
     let status = exchange.status.to_string();
     let labels = [model, exchange.team_label(), status.as_str()];

@@ -42,8 +42,9 @@ pub fn from_body(body: &[u8]) -> Option<Duration> {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ErrorBody {
-    One(Wrapped),
+    // First: serde would take a list for a struct, too.
     Many(Vec<Wrapped>),
+    One(Wrapped),
 }
 
 #[derive(Deserialize)]
