@@ -1,5 +1,6 @@
 //! Integration tests: each starts the real binary on free ports against the scripted provider.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod bodies;
 mod layers;
 mod support;
