@@ -3,4 +3,5 @@
 
 mod bodies;
 mod layers;
+mod splice;
 mod support;
