@@ -4,4 +4,5 @@
 mod bodies;
 mod layers;
 mod splice;
+mod streams;
 mod support;
