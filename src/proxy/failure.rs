@@ -4,7 +4,7 @@ use super::attempt;
 use super::exchange::{Exchange, Failure, exhausted};
 use super::held::DEADLINE;
 use super::settle::Head;
-use super::{relay, reply};
+use super::{held, relay, reply};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use bytes::Bytes;
@@ -87,7 +87,11 @@ pub async fn answer(
     }
     if let Some(call) = &exchange.call {
         call.control.discard_answer();
+        held::restore(&mut session.downstream_session, &call.control);
     }
+    // Pingora closes the connection after a failure, whatever is returned here: say so, or the
+    // client's next request runs into a closed door.
+    session.set_keepalive(None);
     let reject = exchange.refusal.take().unwrap_or_else(|| final_word(gateway, exchange, error));
     let reusable = exchange.call.is_some();
     let written = reply::refuse(session, exchange, reject).await.is_ok();
