@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod bodies;
+mod downstream;
 mod layers;
 mod splice;
 mod streams;
