@@ -3,6 +3,7 @@
 
 mod bodies;
 mod downstream;
+mod hostile;
 mod layers;
 mod splice;
 mod streams;
