@@ -264,6 +264,33 @@ async fn rate_limits_everywhere_are_told_with_the_soonest_time() {
     assert_eq!(provider.requests().len(), 2, "never the same target again");
 }
 
+/// An answer says what becomes of its connection: a client that believes it runs into no reset.
+#[tokio::test]
+async fn a_failure_tells_what_becomes_of_the_connection() {
+    let provider = provider();
+    let models = model("ok", "sim-ok", "")
+        + &model("fails", "sim-f+status=500", "")
+        + &model("limited", "sim-l+status=429", "")
+        + &model("cut", "sim-c+cut=headers", "")
+        + &model("half", "sim-h+cut=1", "");
+    let server = Server::start(&config_of(&head(), &provider, "", &models));
+    for name in ["fails", "limited", "cut", "half", "nix"] {
+        let mut raw = Raw::connect(server.data[0]).await;
+        for name in [name, "ok"] {
+            let body = chat(name).to_string();
+            let n = body.len();
+            let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {n}\r\n\r\n");
+            raw.send((head + &body).as_bytes()).await;
+            let (status, head, _) = raw.answer().await.unwrap_or_else(|| panic!("{name}: closed without a word"));
+            assert_eq!(status < 400, name == "ok", "{name}: {head}");
+            if head.contains("connection: close") {
+                assert!(raw.rest().await.is_empty(), "{name}");
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_error_names_every_attempt_and_their_number_is_bounded() {
     let provider = provider();
