@@ -5,6 +5,7 @@ mod bodies;
 mod downstream;
 mod hostile;
 mod layers;
+mod reload;
 mod secrets;
 mod splice;
 mod streams;
