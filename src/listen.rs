@@ -6,6 +6,7 @@
 
 use crate::config::snapshot::TlsFiles;
 use crate::proxy::ConnectionMark;
+use crate::state::Running;
 use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::http::ServerSession;
@@ -57,12 +58,13 @@ pub struct Listening {
     pub tls: Option<Box<dyn Fn() -> Arc<Acceptor> + Send + Sync>>,
 }
 
-/// Accepts until told to stop. Running connections go on.
+/// Accepts until told to stop. Running connections go on; `open` counts them.
 pub async fn serve<A>(
     listening: Listening,
     app: Arc<A>,
     mut shutdown: ShutdownWatch,
     patience: Patience,
+    open: Arc<Running>,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
@@ -81,8 +83,9 @@ pub async fn serve<A>(
             }
         };
         let acceptor = listening.tls.as_ref().map(|newest| newest());
-        let (app, shutdown) = (app.clone(), shutdown.clone());
+        let (app, shutdown, open) = (app.clone(), shutdown.clone(), open.enter());
         tokio::spawn(async move {
+            let _open = open;
             if let Err(error) = connection(tcp, acceptor, app, shutdown, patience).await {
                 log::debug!("connection ended: {error}");
             }

@@ -172,9 +172,9 @@ impl<T> ScopeMap<T> {
         for kind in ScopeKind::ALL {
             for shard in &self.shards[kind as usize * SHARDS..][..SHARDS] {
                 // Under the write lock nobody can take a new reference to a state that has none.
-                shard.write().retain(|name, state| {
-                    Arc::strong_count(state) > 1 || keep(kind, name, state)
-                });
+                shard
+                    .write()
+                    .retain(|name, state| Arc::strong_count(state) > 1 || keep(kind, name, state));
             }
         }
     }

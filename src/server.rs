@@ -8,7 +8,7 @@ use crate::listen::{self, Listening, Patience};
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
-use crate::state::Gateway;
+use crate::state::{Gateway, Running};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
@@ -30,6 +30,9 @@ const PINGORA_RETRIES: usize = 64;
 
 /// Idle upstream connections kept, per worker pool.
 const UPSTREAM_POOL: usize = 512;
+
+/// How long the connections have to send what the last requests left, at the end of a drain.
+const LAST_BYTES: Duration = Duration::from_secs(3);
 
 /// Why the server didn't start.
 #[derive(Debug, thiserror::Error)]
@@ -113,18 +116,25 @@ async fn serve(
     let (stop, stopping) = watch::channel(false);
     let proxy = Arc::new(data_plane(gateway));
     let patience = Patience { header: snapshot.server.header_timeout };
+    let open = Arc::new(Running::default());
     let mut ready = Ready { data: Vec::new(), admin: sockets.admin.local };
     for (listener, socket) in snapshot.listeners.iter().zip(sockets.data) {
         let tls = listener.tls.as_ref().map(|files| newest_acceptor(gateway, files)).transpose()?;
         ready.data.push((socket.local, tls.is_some()));
         let listening = Listening { socket: socket.socket, tls };
-        tokio::spawn(listen::serve(listening, proxy.clone(), stopping.clone(), patience));
+        tokio::spawn(listen::serve(
+            listening,
+            proxy.clone(),
+            stopping.clone(),
+            patience,
+            open.clone(),
+        ));
     }
     // Stays up during the drain, so that the drain can be watched.
     let (_admin_stop, admin_stopping) = watch::channel(false);
     let admin = Listening { socket: sockets.admin.socket, tls: None };
     let api = Arc::new(AdminApi::new(gateway.clone()));
-    tokio::spawn(listen::serve(admin, api, admin_stopping, patience));
+    tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
     on_ready(&ready);
 
     let how = signals.wait(gateway).await;
@@ -141,6 +151,10 @@ async fn serve(
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
     if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
+    } else if how != Stop::Now {
+        // A request has ended before HTTP/2 has put its last bytes on the wire. The connections
+        // close by themselves then; only a client that doesn't read is not waited for.
+        let _ = tokio::time::timeout(LAST_BYTES, open.idle()).await;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::attempt;
 use super::exchange::{Exchange, Failure, exhausted};
 use super::held::DEADLINE;
 use super::settle::Head;
-use super::{relay, reply};
+use super::{held, relay, reply};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use bytes::Bytes;
@@ -84,6 +84,7 @@ pub async fn answer(session: &mut Session, exchange: &mut Exchange, error: &Erro
     }
     if let Some(call) = &exchange.call {
         call.control.discard_answer();
+        held::restore(&mut session.downstream_session, &call.control);
     }
     let reject = exchange.refusal.take().unwrap_or_else(|| final_word(exchange, error));
     exchange.told = reply::refuse(session, exchange, reject).await.is_ok();

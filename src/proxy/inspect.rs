@@ -71,7 +71,10 @@ pub async fn receive(
     let cap = server.max_buffered_bytes;
     let mut share = budget.take(declared.unwrap_or(STEP), cap).ok_or_else(overloaded)?;
     if session.req_header().headers.contains_key("expect") {
+        // Pingora takes any header that goes out before the body is in for the end of keep-alive.
+        let kept = session.get_keepalive();
         let _ = session.write_continue_response().await;
+        session.set_keepalive(kept);
     }
     let deadline = Instant::now() + server.idle_timeout * BODY_TIMEOUTS;
     let mut first: Option<Bytes> = None;

@@ -98,7 +98,9 @@ async fn drain(session: &mut Session) {
     }
     let length = session.req_header().headers.get("content-length");
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let small = length.is_some_and(|length| length <= MAX_DRAINED);
+    // A client that waits for `100 Continue` may never send what it announced.
+    let waits = session.req_header().headers.contains_key("expect");
+    let small = !waits && length.is_some_and(|length| length <= MAX_DRAINED);
     let drained = small
         && matches!(
             tokio::time::timeout(Duration::from_secs(2), session.drain_request_body()).await,

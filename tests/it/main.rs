@@ -1,8 +1,15 @@
 //! Integration tests: each starts the real binary on free ports against the scripted provider.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod bodies;
 mod chaos;
+mod downstream;
+mod hostile;
 mod layers;
 mod passthrough;
+mod reload;
 mod routing;
+mod secrets;
+mod splice;
+mod streams;
 mod support;

@@ -13,7 +13,7 @@ use tollbar_loadtest::provider::Provider;
 /// The virtual key of [`config`].
 pub const KEY: &str = "tb-test-key";
 /// The admin token of [`config`].
-pub const ADMIN_TOKEN: &str = "9f2c71e05b8d4a36c1f07e52ad94b8e3";
+pub const ADMIN_TOKEN: &str = "q7Xv2mKp9RtL4wZs8BnD3fHj6CgY5aUe";
 
 /// A scripted provider on a free port.
 pub fn provider() -> Provider {
@@ -27,12 +27,34 @@ pub fn hash(key: &str) -> String {
 
 /// The head that every configuration here needs: free ports, admin token, one unlimited key.
 pub fn head() -> String {
+    head_with("threads: 2", "")
+}
+
+/// [`head`] with these settings of `server` and with more `keys`.
+pub fn head_with(server: &str, keys: &str) -> String {
     format!(
         "listeners: [{{ address: 127.0.0.1:0 }}]\n\
          admin: {{ address: 127.0.0.1:0, token: {ADMIN_TOKEN} }}\n\
-         server: {{ threads: 2 }}\n\
-         keys:\n  - {{ id: test, hash: \"{}\", models: [\"*\"], unlimited: true }}\n",
+         server: {{ {server} }}\n\
+         keys:\n  - {{ id: test, hash: \"{}\", models: [\"*\"], unlimited: true }}\n{keys}",
         hash(KEY)
+    )
+}
+
+/// A model with one target at provider `p`, as a line of `models`; `more` are further settings.
+pub fn model(name: &str, target: &str, more: &str) -> String {
+    let price = "price: { input: 1, output: 2 }";
+    format!(
+        "  \"{name}\": {{ targets: [ {{ provider: p, model: \"{target}\", {price} }} ]{more} }}\n"
+    )
+}
+
+/// `head`, the provider `p` (OpenAI dialect, with `more` settings) and these `models`.
+pub fn config_of(head: &str, provider: &Provider, more: &str, models: &str) -> String {
+    format!(
+        "{head}providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\", api_key: sk-provider{more} }}\n\
+         breaker: {{ failures: 10000 }}\nmodels:\n{models}",
+        provider.base()
     )
 }
 
@@ -250,6 +272,74 @@ pub fn chat_stream(model: &str) -> serde_json::Value {
     let mut body = chat(model);
     body["stream"] = true.into();
     body
+}
+
+/// Sends a body with the test key.
+pub async fn post(
+    client: &reqwest::Client,
+    url: String,
+    body: impl Into<reqwest::Body>,
+) -> reqwest::Response {
+    let request = client.post(url).bearer_auth(KEY).header("content-type", "application/json");
+    request.body(body).send().await.unwrap()
+}
+
+/// A plain connection on which bytes are written as they are.
+pub struct Raw {
+    pub stream: tokio::net::TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Raw {
+    pub async fn connect(to: SocketAddr) -> Self {
+        Raw { stream: tokio::net::TcpStream::connect(to).await.unwrap(), buffer: Vec::new() }
+    }
+
+    /// Writes; a peer that has closed already is no error here.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        use tokio::io::AsyncWriteExt;
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// More bytes, `false` at the end.
+    async fn more(&mut self) -> bool {
+        use tokio::io::AsyncReadExt;
+        let read = self.stream.read_buf(&mut self.buffer);
+        match tokio::time::timeout(Duration::from_secs(20), read).await {
+            Ok(read) => read.is_ok_and(|n| n > 0),
+            Err(_) => panic!("the server neither answers nor closes"),
+        }
+    }
+
+    /// The next answer with a content-length: status, head, body. `None` when the server closed.
+    pub async fn answer(&mut self) -> Option<(u16, String, Vec<u8>)> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.more().await {
+                return None;
+            }
+        };
+        let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next());
+        let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
+        while self.buffer.len() < end + length {
+            if !self.more().await {
+                return None;
+            }
+        }
+        let body = self.buffer[end..end + length].to_vec();
+        self.buffer.drain(..end + length);
+        Some((status, head, body))
+    }
+
+    /// Everything until the server closes.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.buffer)
+    }
 }
 
 /// Waits until `done`, up to `within`; panics past it.
