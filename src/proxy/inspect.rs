@@ -19,6 +19,9 @@ const STEP: u64 = 64 * 1024;
 /// How long a whole body may take, in idle timeouts.
 const BODY_TIMEOUTS: u32 = 5;
 
+/// The longest request header, names and values together, in bytes. Envoy's bound is 60 KiB.
+const MAX_HEADER: usize = 64 * 1024;
+
 /// A body in memory, with its share of the byte budget.
 pub struct Received {
     /// Its bytes.
@@ -27,12 +30,20 @@ pub struct Received {
     pub share: ByteShare,
 }
 
-/// Refuses a request whose framing two servers could read differently, or whose body is coded.
+/// Refuses a request whose framing two servers could read differently, whose body is coded or
+/// whose header is too long.
 ///
 /// # Errors
-/// `invalid_request`, `unsupported_content_encoding`.
+/// `headers_too_large`, `invalid_request`, `unsupported_content_encoding`.
 pub fn framing(session: &ServerSession) -> Result<(), Reject> {
     let headers = &session.req_header().headers;
+    let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if length > MAX_HEADER {
+        return Err(Reject::new(
+            Reason::HeadersTooLarge,
+            format!("the request's headers have {length} bytes; at most {MAX_HEADER} are taken."),
+        ));
+    }
     if headers.contains_key("transfer-encoding") {
         // Pingora drops Content-Length when both are there: only the raw bytes still show it.
         let raw = session.to_h1_raw();

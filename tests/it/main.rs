@@ -3,6 +3,7 @@
 
 mod bodies;
 mod chaos;
+mod departures;
 mod downstream;
 mod hostile;
 mod layers;

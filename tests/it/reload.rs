@@ -177,7 +177,10 @@ async fn a_revoked_key_starts_no_further_attempt() {
         reload(&server).await;
         provider.clear();
         let gate = Gate::new();
-        let script = Script { gate: Some(gate.clone()), ..Script::status(429) };
+        let script = Script {
+            gate: Some(gate.clone()),
+            ..Script::status(429).header("retry-after-ms", "1")
+        };
         provider.script("sim-busy", vec![script]);
         let body = if stream { chat_stream("busy") } else { chat("busy") };
         let request =

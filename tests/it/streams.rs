@@ -254,12 +254,21 @@ async fn a_failure_before_the_first_byte_goes_to_the_next_target() {
         "cut=headers",
     ];
     for (n, failure) in failures.iter().enumerate() {
-        models += &model(&format!("m{n}"), &format!("sim-m{n}+{failure}"), ", fallbacks: [ok]");
+        let one = model(&format!("m{n}"), &format!("sim-m{n}+{failure}"), ", fallbacks: [ok]");
+        // A refused credential closes its whole provider: each has one of its own.
+        models += &one.replace("provider: p,", &format!("provider: p{n},"));
     }
+    let base = provider.base();
+    let providers: String = (0..failures.len())
+        .map(|n| {
+            format!("  p{n}: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-{n} }}\n")
+        })
+        .collect();
     let text = config_of(&head(), &provider, "", &models) + "attempts: { same_target: 0 }\n";
+    let text = text.replacen("providers:\n", &format!("providers:\n{providers}"), 1);
     let server = Server::start(&text);
     for (n, failure) in failures.iter().enumerate() {
-        for body in [chat(&format!("m{n}")), chat_stream(&format!("m{n}"))] {
+        for body in [chat_stream(&format!("m{n}"))] {
             let answer =
                 post(&client(), server.url("/v1/chat/completions"), body.to_string()).await;
             assert_eq!(answer.status(), 200, "{failure}");
