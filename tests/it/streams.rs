@@ -278,7 +278,7 @@ async fn a_failure_before_the_first_byte_goes_to_the_next_target() {
             assert!(!text.contains("error"), "{failure}: {text}");
         }
     }
-    let fallbacks = server.metric("tollbar_fallbacks_total{from=\"p/sim-m0+status=500\"").await;
+    let fallbacks = server.metric("tollbar_fallbacks_total{from=\"p0/sim-m0+status=500\"").await;
     assert!(fallbacks >= 1.0);
 }
 
