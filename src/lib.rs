@@ -27,6 +27,7 @@ pub mod reject;
 pub mod wire;
 // policy: decisions and in-process state
 pub mod scope;
+pub mod limits;
 pub mod keys;
 pub mod keygen;
 pub mod catalog;

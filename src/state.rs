@@ -1,12 +1,13 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
 use crate::access_log::AccessLog;
+use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
 use parking_lot::Mutex;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -24,6 +25,9 @@ pub struct Gateway {
     pub resolver: Resolver,
     /// Breakers and cooldowns, by target.
     pub health: HealthTable,
+    /// Limits per minute and at the same time.
+    pub limiter: Arc<Limiter>,
+    token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
     /// How many requests fell back, over the last five minutes.
     pub fallbacks: FallbackRate,
     /// Request bodies in memory.
@@ -44,6 +48,8 @@ impl Gateway {
             access_log,
             resolver: Resolver::default(),
             health: HealthTable::default(),
+            limiter: Limiter::new(Instant::now()),
+            token_rates: Mutex::default(),
             fallbacks: FallbackRate::default(),
             bodies: Arc::default(),
             running: Arc::default(),
@@ -62,6 +68,17 @@ impl Gateway {
     /// Whether the process is on its way out.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// How many tokens a byte has lately been to this model.
+    pub fn token_rate(&self, model: &str) -> Arc<TokenRate> {
+        let mut rates = self.token_rates.lock();
+        if let Some(rate) = rates.get(model) {
+            return rate.clone();
+        }
+        let rate = Arc::new(TokenRate::default());
+        rates.insert(model.to_owned(), rate.clone());
+        rate
     }
 
     /// Reloads the configuration, with metrics and a log line.

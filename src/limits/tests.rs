@@ -151,8 +151,7 @@ fn refund_gives_everything_back_and_drop_only_parallel() {
     }
     let permit = limiter.admit(&[key("k", one)], 4, now).unwrap();
     let left: Vec<_> = permit.remaining().iter().map(|r| (r.limit, r.max, r.remaining)).collect();
-    let expected =
-        [(LimitName::Parallel, 1, 0), (LimitName::Rpm, 1, 0), (LimitName::Tpm, 10, 6)];
+    let expected = [(LimitName::Parallel, 1, 0), (LimitName::Rpm, 1, 0), (LimitName::Tpm, 10, 6)];
     assert_eq!(left, expected);
     drop(permit);
     assert_eq!(limiter.in_use(), 0);
@@ -164,8 +163,7 @@ fn refund_gives_everything_back_and_drop_only_parallel() {
 fn the_same_scope_twice_counts_once_with_the_tighter_limit() {
     let now = Instant::now();
     let limiter = Limiter::new(now);
-    let twice =
-        [key("k", limits(None, None, Some(9))), key("k", limits(None, None, Some(1)))];
+    let twice = [key("k", limits(None, None, Some(9))), key("k", limits(None, None, Some(1)))];
     let _permit = limiter.admit(&twice, 1, now).unwrap();
     assert_eq!(limiter.in_use(), 1);
     assert_eq!(limiter.admit(&twice, 1, now).err().unwrap().max, 1);

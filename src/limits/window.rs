@@ -91,8 +91,7 @@ impl Window {
             return Duration::ZERO;
         }
         let oldest = self.newest.saturating_sub(PER_SPAN);
-        let newest =
-            (oldest..=self.newest).rev().find(|b| self.taken[(b % BUCKETS) as usize] > 0);
+        let newest = (oldest..=self.newest).rev().find(|b| self.taken[(b % BUCKETS) as usize] > 0);
         newest.map_or(Duration::ZERO, |bucket| Window::leaves(bucket).saturating_sub(now))
     }
 

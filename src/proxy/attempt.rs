@@ -1,12 +1,14 @@
 //! One upstream call: which target, with which bytes and which credential, and what its failure
 //! means for the next one.
 
+use super::admit;
 use super::authenticate::KEY_HEADERS;
 use super::exchange::{
     Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure, InflightGuard, exhausted,
 };
 use super::trust;
 use crate::config::snapshot::{Http2, Provider, Snapshot, Target};
+use crate::limits::Permit as LimitPermit;
 use crate::plan::Candidate;
 use crate::plan::health::Permit;
 use crate::reject::{Reason, Reject};
@@ -70,6 +72,10 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         still_admitted(&newest, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
         let Some(next) = next(gateway, call, &newest) else {
+            // Limits of the providers, and nothing else, stood in the way.
+            if let Some(refusal) = call.limited.as_ref().filter(|_| call.done.is_empty()) {
+                return Err(admit::refused(refusal));
+            }
             return Err(exhausted(&call.done, &call.passed_over, Instant::now()));
         };
         let began = Instant::now();
@@ -103,6 +109,7 @@ fn still_admitted(newest: &Snapshot, caller: Option<&crate::keys::Caller>) -> Re
 struct Next {
     candidate: Candidate,
     provider: Arc<Provider>,
+    limits: LimitPermit,
     permits: (Permit, Permit),
 }
 
@@ -123,8 +130,13 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
             });
             match permits {
                 Ok(permits) => {
-                    let (candidate, provider) = (candidate.clone(), provider.clone());
-                    return Some(Next { candidate, provider, permits });
+                    match admit::attempt(gateway, provider, candidate, &call.model, call.tokens) {
+                        Ok(limits) => {
+                            let (candidate, provider) = (candidate.clone(), provider.clone());
+                            return Some(Next { candidate, provider, limits, permits });
+                        }
+                        Err(refusal) => call.limited = Some(refusal),
+                    }
                 }
                 Err(blocked) => call.passed_over.push(blocked),
             }
@@ -136,7 +148,7 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
 }
 
 fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
-    let Next { candidate, permits, .. } = next;
+    let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
     let body = body_for(call, &candidate);
@@ -149,6 +161,7 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
         started,
         body,
         inflight,
+        limits,
         permits,
         failure: None,
         complaint: Vec::new(),

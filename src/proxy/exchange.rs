@@ -6,6 +6,7 @@ use super::passthrough::Via;
 use crate::access_log::AttemptLine;
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
+use crate::limits::{Permit as LimitPermit, Refusal};
 use crate::metrics::NONE;
 use crate::plan::Candidate;
 use crate::plan::health::{Blocked, Permit};
@@ -141,6 +142,12 @@ pub struct Call {
     pub body: Bytes,
     /// Where the fields are that an attempt has to change.
     pub fields: BodyFields,
+    /// What it has taken of its limits; places are given back when it is dropped.
+    pub permit: LimitPermit,
+    /// Tokens that the limits took it to use.
+    pub tokens: u64,
+    /// The limit that kept a target from being tried, if one did.
+    pub limited: Option<Refusal>,
     /// The body's share of the process's byte budget.
     pub share: ByteShare,
     /// Steers the wrapped downstream session.
@@ -187,6 +194,8 @@ pub struct Attempt {
     pub body: Bytes,
     /// Counts it among the running ones until dropped.
     pub inflight: InflightGuard,
+    /// What it has taken of its provider's limits.
+    pub limits: LimitPermit,
     /// The target's permission, and that of the provider's credential.
     pub permits: (Permit, Permit),
     /// Why it failed, when a hook has found out.

@@ -1,6 +1,7 @@
 //! The journey of a request: accept → authenticate → inspect → plan → attempt → relay → settle.
 //! Pingora's hooks only call the stages, in order.
 
+mod admit;
 mod attempt;
 mod authenticate;
 mod exchange;
@@ -133,8 +134,7 @@ impl Edge {
         }
         let plan = window::fitting(plan, &asked.fields, &received.body)?;
         let call = Called { endpoint, via: None, metered: true, model, asked, received, plan };
-        self.admitted(session, exchange, call);
-        Ok(())
+        self.enter(session, exchange, caller, call)
     }
 
     /// A call of a provider's own API.
@@ -167,8 +167,7 @@ impl Edge {
         let target = model.targets.first().cloned().ok_or_else(missing)?;
         let plan = vec![Candidate { model: model.clone(), target }];
         let call = Called { endpoint, via: Some(via), metered, model, asked, received, plan };
-        self.admitted(session, exchange, call);
-        Ok(())
+        self.enter(session, exchange, caller, call)
     }
 
     async fn receive(
@@ -180,9 +179,17 @@ impl Edge {
         inspect::receive(downstream, &snapshot.server, &self.gateway.bodies).await
     }
 
-    /// From here on the request may be attempted.
-    fn admitted(&self, session: &mut Session, exchange: &mut Exchange, called: Called) {
+    /// Admits the request: from here on it may be attempted.
+    fn enter(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+        caller: &Caller,
+        called: Called,
+    ) -> Result<(), Reject> {
         let Called { endpoint, via, metered, model, asked, received, plan } = called;
+        let tokens = admit::estimate(&self.gateway, &model, &asked.fields, &received.body);
+        let permit = admit::request(&self.gateway, &exchange.snapshot, caller, &model, tokens)?;
         let attempts = exchange.snapshot.attempts;
         let control = held::wrap(&mut session.downstream_session, received.body.clone());
         exchange.call = Some(Call {
@@ -194,6 +201,9 @@ impl Edge {
             body: received.body,
             fields: asked.fields,
             share: received.share,
+            permit,
+            tokens,
+            limited: None,
             control,
             plan,
             next: 0,
@@ -206,6 +216,7 @@ impl Edge {
             closing: b"",
             stale: 0,
         });
+        Ok(())
     }
 }
 

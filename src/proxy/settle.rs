@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::state::Gateway;
 use crate::units::{NanoUsd, Usage, UsageSource};
 use crate::wire::meter::{End, Report};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
 const BYTES_PER_TOKEN: u64 = 3;
@@ -17,7 +17,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     let Some(call) = exchange.call.as_mut() else {
         return;
     };
-    let Some(attempt) = call.current.take() else {
+    let Some(mut attempt) = call.current.take() else {
         return;
     };
     call.control.set_deadline(None);
@@ -27,6 +27,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
         Some(End::Complete) | None => None,
     });
     let record = book(gateway, exchange, &attempt, failure);
+    correct_attempt(&mut attempt, &record);
     match &record.failure {
         Some(failure) => judge(gateway, attempt, failure),
         None => praise(gateway, attempt, record.first_token.filter(|_| record.status < Some(300))),
@@ -41,7 +42,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
 pub fn attempt_failed(
     gateway: &Gateway,
     exchange: &mut Exchange,
-    attempt: Attempt,
+    mut attempt: Attempt,
     failure: Failure,
 ) {
     let begun = attempt.relay.as_ref().is_some_and(|relay| relay.status < 300);
@@ -52,6 +53,7 @@ pub fn attempt_failed(
         count(gateway, &attempt, &record);
         record
     };
+    correct_attempt(&mut attempt, &record);
     if let Some(failure) = &record.failure {
         judge(gateway, attempt, failure);
     }
@@ -60,11 +62,16 @@ pub fn attempt_failed(
     }
 }
 
+fn correct_attempt(attempt: &mut Attempt, record: &AttemptRecord) {
+    let tokens = record.usage.input.unwrap_or(0) + record.usage.output.unwrap_or(0);
+    attempt.limits.correct(tokens, Instant::now());
+}
+
 /// The target answered, and its provider takes our credential.
 fn praise(gateway: &Gateway, attempt: Attempt, first_token: Option<Duration>) {
     on_trial(gateway, &attempt.candidate.target, true);
     let (target, credential) = attempt.permits;
-    let now = std::time::Instant::now();
+    let now = Instant::now();
     target.succeeded(now, first_token);
     credential.succeeded(now, None);
 }
@@ -152,6 +159,7 @@ fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record
 /// The request is over: one log line, its metrics.
 pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head) {
     leave_no_attempt(gateway, exchange);
+    correct_limits(gateway, exchange);
     let took = exchange.started.elapsed();
     if let Some(call) = &exchange.call {
         let first = call.done.first().map(|record| &record.target);
@@ -187,6 +195,20 @@ fn leave_no_attempt(gateway: &Gateway, exchange: &mut Exchange) {
         answer_ended(gateway, exchange);
     } else {
         super::attempt::fail(gateway, exchange, Failure::Internal("given up".into()));
+    }
+}
+
+/// Now that it is known how many tokens were used, the limits are told.
+fn correct_limits(gateway: &Gateway, exchange: &mut Exchange) {
+    let Some(call) = exchange.call.as_mut() else {
+        return;
+    };
+    let used = |usage: &Usage| usage.input.unwrap_or(0) + usage.output.unwrap_or(0);
+    let tokens = call.done.iter().map(|record| used(&record.usage)).sum();
+    call.permit.correct(tokens, Instant::now());
+    let reported = call.done.iter().rfind(|record| record.source == UsageSource::Reported);
+    if let Some(input) = reported.and_then(|record| record.usage.input) {
+        gateway.token_rate(&call.model.name).observe(call.body.len() as u64, input);
     }
 }
 

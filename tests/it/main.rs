@@ -7,6 +7,7 @@ mod departures;
 mod downstream;
 mod hostile;
 mod layers;
+mod limits;
 mod passthrough;
 mod reload;
 mod routing;

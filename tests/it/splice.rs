@@ -186,7 +186,8 @@ async fn an_audio_form_keeps_its_file() {
         b"\r\n",
     ]
     .concat();
-    let orders: [fn(Vec<u8>, Vec<u8>, Vec<u8>) -> Vec<Vec<u8>>; 2] =
+    type Order = fn(Vec<u8>, Vec<u8>, Vec<u8>) -> Vec<Vec<u8>>;
+    let orders: [Order; 2] =
         [|model, file, more| vec![model, file, more], |model, file, more| vec![file, more, model]];
     for order in orders {
         let form = |name: &str| {
