@@ -106,7 +106,7 @@ fn check(file: &ConfigFile) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(invalid) => {
-            eprint!("{invalid}");
+            eprintln!("{invalid}");
             ExitCode::FAILURE
         }
     }

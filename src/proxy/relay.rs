@@ -201,12 +201,15 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         out = relay.meter.chunk(chunk);
     }
     if end {
-        out = join(out, relay.meter.end());
+        let closing = relay.meter.closing();
+        let mut rest = relay.meter.end();
         let report = relay.meter.report();
         if relay.events && report.end == End::Truncated {
             let broken = interrupted(id, "the provider's stream ended before the answer did");
-            out = join(out, broken.event(relay.meter.closing(), endpoint).into());
+            // In place of what was held back: half an event is nothing that a client can read.
+            rest = broken.event(closing, endpoint).into();
         }
+        out = join(out, rest);
         relay.end = Some(report.end);
     }
     relay.bytes += out.len() as u64;
