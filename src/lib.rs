@@ -31,6 +31,8 @@ pub mod limits;
 pub mod keys;
 pub mod keygen;
 pub mod catalog;
+// books: what was spent, kept on disk by a thread of its own
+pub mod ledger;
 // config: as written -> resolved and checked
 pub mod config;
 pub mod plan;

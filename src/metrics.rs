@@ -48,6 +48,9 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     pub buffered_bytes: IntGauge,
     pub log_dropped: prometheus::IntCounter,
+    pub ledger_rows: IntGauge,
+    pub ledger_lag: prometheus::Gauge,
+    pub ledger_healthy: IntGauge,
 }
 
 impl Metrics {
@@ -164,6 +167,11 @@ impl Metrics {
                 "access_log_dropped_total",
                 "Access log lines lost because their reader was too slow.",
             )?,
+            ledger_rows: r.int_gauge("ledger_rows_total", "Rows committed by this process.")?,
+            ledger_lag: r
+                .gauge("ledger_lag_seconds", "Age of the oldest row not yet committed.")?,
+            ledger_healthy: r
+                .int_gauge("ledger_healthy", "0 while the state file can't be written.")?,
             registry: registry.clone(),
         };
         Ok(metrics)

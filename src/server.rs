@@ -4,6 +4,7 @@ use crate::access_log::AccessLog;
 use crate::admin::AdminApi;
 use crate::config::Invalid;
 use crate::config::snapshot::{Snapshot, TlsFiles};
+use crate::ledger::{self, Ledger, LedgerError};
 use crate::listen::{self, Listening, Patience};
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
@@ -46,6 +47,9 @@ pub enum StartError {
     /// A certificate can't be used.
     #[error("{0}\ncheck the `tls` files of the listener")]
     Tls(String),
+    /// The state file can't be used.
+    #[error("{0}\ncheck `state.path`, its directory's owner, and the disk")]
+    Ledger(LedgerError),
     /// Sockets can't be taken over from a running process.
     #[error(
         "can't take over the sockets from a running process: {0}\nstart without --upgrade, or send the running process SIGQUIT first"
@@ -97,11 +101,14 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let metrics = Metrics::new().map_err(|error| StartError::System(error.to_string()))?;
     let access_log = AccessLog::start(Box::new(std::io::stdout()))
         .map_err(|error| StartError::System(error.to_string()))?;
-    let gateway = Arc::new(Gateway::new(live, metrics, access_log));
+    let path = live.peek().state_path.clone();
+    let ledger = Ledger::open(&path, &ledger::Options::default()).map_err(StartError::Ledger)?;
+    let gateway = Arc::new(Gateway::new(live, metrics, access_log, ledger));
     let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
     runtime.shutdown_timeout(Duration::from_millis(500));
     gateway.access_log.flush();
+    gateway.ledger.close();
     result
 }
 

@@ -1,16 +1,18 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
 use crate::access_log::AccessLog;
+use crate::ledger::Ledger;
 use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
 use parking_lot::Mutex;
+use pingora_limits::rate::Rate;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The process, as requests and the admin listener see it.
@@ -27,7 +29,11 @@ pub struct Gateway {
     pub health: HealthTable,
     /// Limits per minute and at the same time.
     pub limiter: Arc<Limiter>,
+    /// Requests without a valid key, by address.
+    pub strangers: Rate,
     token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
+    /// What was spent.
+    pub ledger: Arc<Ledger>,
     /// How many requests fell back, over the last five minutes.
     pub fallbacks: FallbackRate,
     /// Request bodies in memory.
@@ -41,7 +47,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Puts the parts together.
-    pub fn new(live: Live, metrics: Metrics, access_log: AccessLog) -> Self {
+    pub fn new(live: Live, metrics: Metrics, access_log: AccessLog, ledger: Arc<Ledger>) -> Self {
         let gateway = Gateway {
             live,
             metrics,
@@ -49,6 +55,8 @@ impl Gateway {
             resolver: Resolver::default(),
             health: HealthTable::default(),
             limiter: Limiter::new(Instant::now()),
+            ledger,
+            strangers: Rate::new(Duration::from_secs(1)),
             token_rates: Mutex::default(),
             fallbacks: FallbackRate::default(),
             bodies: Arc::default(),

@@ -1,5 +1,7 @@
 //! The admin listener: health and metrics for all, the rest for the admin token.
 
+mod reports;
+
 use crate::config::snapshot::Snapshot;
 use crate::reload::Outcome;
 use crate::state::Gateway;
@@ -26,6 +28,7 @@ impl AdminApi {
     async fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
         let header = session.req_header();
         let path = header.uri.path().to_owned();
+        let query = header.uri.query().unwrap_or("").to_owned();
         let get = header.method == Method::GET || header.method == Method::HEAD;
         match path.as_str() {
             "/healthz" if get => return json_answer(200, &json!({"status": "ok"})),
@@ -39,9 +42,15 @@ impl AdminApi {
         match (&header.method, path.as_str()) {
             (&Method::GET, "/status") => json_answer(200, &self.status()),
             (&Method::POST, "/reload") => self.reload().await,
-            (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload") => {
-                error(405, "method_not_allowed", "this path takes another method")
+            (&Method::GET, "/spend") => reports::spend(self.gateway.ledger.path(), &query).await,
+            (&Method::GET, "/requests") => {
+                reports::requests(self.gateway.ledger.path(), &query).await
             }
+            (
+                _,
+                "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload" | "/spend"
+                | "/requests",
+            ) => error(405, "method_not_allowed", "this path takes another method"),
             _ => error(404, "unknown_path", "there is nothing at this path"),
         }
     }
@@ -58,6 +67,10 @@ impl AdminApi {
         let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
         self.gateway.metrics.buffered_bytes.set(buffered);
         self.publish_breakers();
+        let (metrics, ledger) = (&self.gateway.metrics, &self.gateway.ledger);
+        metrics.ledger_rows.set(i64::try_from(ledger.rows()).unwrap_or(i64::MAX));
+        metrics.ledger_lag.set(ledger.lag().as_secs_f64());
+        metrics.ledger_healthy.set(i64::from(ledger.healthy()));
         let second = self.gateway.started.elapsed().as_secs();
         self.gateway.metrics.fallback_rate.set(self.gateway.fallbacks.share(second));
         let body = self.gateway.metrics.render();

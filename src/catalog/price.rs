@@ -152,6 +152,18 @@ impl Price {
         nano(pico.unwrap_or(0)).saturating_add(self.per_request.unwrap_or_default())
     }
 
+    /// The most that a request's units can come to: so many images, `bytes` of text to be spoken
+    /// or of sound to be heard (500 bytes a second is the slowest codec's rate), and searches.
+    pub fn units_worst(&self, images: u64, bytes: u64, searches: u64) -> NanoUsd {
+        let each = |count: u64, price: Option<NanoUsd>| {
+            NanoUsd(count.saturating_mul(price.unwrap_or_default().0))
+        };
+        each(images, self.per_image)
+            .saturating_add(each(bytes, self.per_character))
+            .saturating_add(each(bytes / 500 + 1, self.per_second))
+            .saturating_add(each(searches, self.per_search))
+    }
+
     /// The rates for a request with so many tokens of input.
     pub fn rates(&self, input_tokens: u64, service: Service) -> Rates {
         let base = self.base();

@@ -19,6 +19,7 @@ use crate::wire::route::Endpoint;
 use crate::wire::scan::CapName;
 use crate::wire::splice::{self, Wanted};
 use bytes::Bytes;
+use chrono::Utc;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method};
 use pingora_core::protocols::ALPN;
@@ -159,6 +160,7 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
     call.current = Some(Attempt {
         candidate,
         started,
+        at: Utc::now(),
         body,
         inflight,
         limits,

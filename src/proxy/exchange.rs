@@ -18,6 +18,7 @@ use crate::wire::multipart::Form;
 use crate::wire::route::Endpoint;
 use crate::wire::scan::Fields;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use pingora_core::apps::ReusedHttpStream;
 use prometheus::IntGauge;
@@ -190,6 +191,8 @@ pub struct Attempt {
     pub candidate: Candidate,
     /// When it began.
     pub started: Instant,
+    /// The same by the calendar: it decides the budget windows that it counts in.
+    pub at: DateTime<Utc>,
     /// What is sent there.
     pub body: Bytes,
     /// Counts it among the running ones until dropped.

@@ -39,6 +39,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Requests without a valid key that one address may send in a second.
+const STRANGERS_PER_SECOND: isize = 100;
+
 /// The data plane.
 pub struct Edge {
     gateway: Arc<Gateway>,
@@ -89,7 +92,8 @@ impl Edge {
             return Err(draining());
         }
         let headers = &session.req_header().headers;
-        let caller = authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())?;
+        let caller = authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())
+            .map_err(|reject| flood(&self.gateway, session, reject))?;
         exchange.caller = Some(caller.clone());
         match route {
             Route::Call { endpoint, model } => {
@@ -249,6 +253,21 @@ fn missing() -> Reject {
 enum Step {
     Forward,
     Answer(u16, Vec<u8>),
+}
+
+/// A request without a valid key. Many of them from one address are cut short.
+fn flood(gateway: &Gateway, session: &Session, reject: Reject) -> Reject {
+    let address = session.client_addr().and_then(|address| address.as_inet()).map(|a| a.ip());
+    // A count-min sketch can only count too much: it is asked about strangers alone, so that a
+    // collision can't refuse anybody who has a key.
+    if gateway.strangers.observe(&address, 1) <= STRANGERS_PER_SECOND {
+        return reject;
+    }
+    gateway.metrics.limited.with_label_values(&["address", "rps"]).inc();
+    let message = "too many requests without a valid key from this address.";
+    Reject::new(Reason::RateLimitExceeded, message)
+        .retry_after(Duration::from_secs(1))
+        .header("connection", "close")
 }
 
 /// The path without its query. An absolute-form target is not for a gateway to resolve.

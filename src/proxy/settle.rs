@@ -1,12 +1,16 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
 use super::attempt::{judge, on_trial, unbilled};
-use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
+use super::exchange::{Attempt, AttemptRecord, BodyFields, Exchange, Failure};
 use crate::access_log::Entry;
+use crate::catalog::{Service, Units};
+use crate::ledger::Row;
 use crate::metrics::Metrics;
 use crate::state::Gateway;
 use crate::units::{NanoUsd, Usage, UsageSource};
 use crate::wire::meter::{End, Report};
+use crate::wire::route::Endpoint;
+use serde::Deserialize;
 use std::time::{Duration, Instant};
 
 /// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
@@ -28,6 +32,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     });
     let record = book(gateway, exchange, &attempt, failure);
     correct_attempt(&mut attempt, &record);
+    gateway.ledger.append(row(exchange, &attempt, &record));
     match &record.failure {
         Some(failure) => judge(gateway, attempt, failure),
         None => praise(gateway, attempt, record.first_token.filter(|_| record.status < Some(300))),
@@ -54,6 +59,7 @@ pub fn attempt_failed(
         record
     };
     correct_attempt(&mut attempt, &record);
+    gateway.ledger.append(row(exchange, &attempt, &record));
     if let Some(failure) = &record.failure {
         judge(gateway, attempt, failure);
     }
@@ -94,7 +100,8 @@ fn book(
         record.upstream_id.clone_from(&relay.upstream_id);
         if relay.status < 300 {
             (record.usage, record.source) = consumed(&report, attempt, record.failure.as_ref());
-            record.cost = attempt.candidate.target.price.cost(&record.usage);
+            let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
+            record.cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
         } else if record.failure.is_none() {
             record.outcome = "relayed_error";
         }
@@ -102,6 +109,75 @@ fn book(
     count(gateway, attempt, &record);
     count_money(gateway, exchange, attempt, &record);
     record
+}
+
+/// The attempt as the ledger keeps it.
+fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
+    let (target, usage) = (&attempt.candidate.target, &record.usage);
+    let caller = exchange.caller.as_ref();
+    let millis = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    Row {
+        request_id: exchange.id.clone(),
+        key_id: caller.map(|caller| caller.id.clone()).unwrap_or_default(),
+        team: caller.and_then(|caller| caller.team.clone()),
+        user: caller.and_then(|caller| caller.user.clone()),
+        model: attempt.candidate.model.name.clone(),
+        provider: target.provider.clone(),
+        target_model: target.model.clone(),
+        attempt: exchange.call.as_ref().map_or(1, |call| call.done.len() as u32 + 1),
+        outcome: record.outcome.into(),
+        status: record.status,
+        stream: exchange.call.as_ref().is_some_and(|call| call.stream),
+        input_tokens: usage.input,
+        cached_input_tokens: usage.cached_input,
+        cache_write_tokens: usage.cache_write,
+        output_tokens: usage.output,
+        reasoning_tokens: usage.reasoning,
+        usage_source: record.source,
+        cost_nano_usd: record.cost,
+        price_version: target.price.version.to_string(),
+        first_token_ms: record.first_token.map(millis),
+        duration_ms: millis(record.took),
+        client_gone: record.failure == Some(Failure::ClientGone),
+        metadata: caller.map(|caller| caller.metadata.clone()).unwrap_or_default(),
+        ..Row::new(attempt.at)
+    }
+}
+
+/// What is billed by the piece, and known from the request.
+fn units(exchange: &Exchange) -> Units {
+    let Some(call) = &exchange.call else {
+        return Units::default();
+    };
+    let fields = match &call.fields {
+        BodyFields::Json(fields) => fields,
+        BodyFields::Form(..) | BodyFields::Opaque => return Units::default(),
+    };
+    match call.endpoint {
+        Endpoint::ImageGenerations => {
+            Units { images: fields.n.unwrap_or(1).max(1), ..Units::default() }
+        }
+        Endpoint::AudioSpeech => {
+            let text = serde_json::from_slice::<Speech>(&call.body).map(|body| body.input);
+            let characters = text.map_or(call.body.len(), |text| text.chars().count());
+            Units { characters: characters as u64, ..Units::default() }
+        }
+        _ => Units::default(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Speech {
+    input: String,
+}
+
+/// The service tier that the answer says it was served at.
+fn service(told: Option<&str>) -> Service {
+    match told {
+        Some("flex") => Service::Flex,
+        Some("priority" | "fast") => Service::Priority,
+        _ => Service::Standard,
+    }
 }
 
 /// What the attempt consumed: as reported where it was, else estimated from what went past.

@@ -1,27 +1,59 @@
-//! How much text a request carries: what a model reads as words, without pictures and sound.
+//! How much a request carries: text by its bytes, pictures by their number, other data.
 
 use serde_json::Value;
 
 /// A string this long without a space is data in base64, not text.
 const DATA: usize = 512;
 
+/// What a JSON request holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Bytes of all member names, and of all strings that are text.
+    pub text: u64,
+    /// Pictures, given as data or by address.
+    pub pictures: u64,
+    /// Bytes of other data (files, sound) as it is encoded.
+    pub data: u64,
+}
+
 /// Bytes of the strings in a JSON request that are text; `None` where it is no JSON.
 ///
 /// Strings of data (`data:` URLs, base64) count nothing: what they cost is for the dialect's own
-/// bounds to say. Meant for the rare request that is near a model's window, since it parses.
+/// bounds to say. Meant for the rare request that is near a bound, since it parses.
 pub fn of(body: &[u8]) -> Option<u64> {
+    contents(body).map(|contents| contents.text)
+}
+
+/// All that a JSON request holds; `None` where it is no JSON.
+pub fn contents(body: &[u8]) -> Option<Contents> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    let mut left = vec![&body];
-    let mut bytes = 0_u64;
-    while let Some(value) = left.pop() {
+    let mut found = Contents::default();
+    let mut left = vec![(&body, false)];
+    while let Some((value, picture)) = left.pop() {
         match value {
-            Value::String(text) if !is_data(text) => bytes += text.len() as u64,
-            Value::Array(items) => left.extend(items),
-            Value::Object(members) => left.extend(members.values()),
+            Value::String(text) if !is_data(text) => found.text += text.len() as u64,
+            Value::String(data) if !picture => found.data += data.len() as u64,
+            Value::Array(items) => left.extend(items.iter().map(|item| (item, picture))),
+            Value::Object(members) => {
+                let shows = is_picture(members);
+                found.pictures += u64::from(shows && !picture);
+                found.text += members.keys().map(|name| name.len() as u64).sum::<u64>();
+                left.extend(members.values().map(|member| (member, picture || shows)));
+            }
             _ => {}
         }
     }
-    Some(bytes)
+    Some(found)
+}
+
+/// Whether an object is a picture in one of the dialects: `{"type": "image…"}` or Gemini's
+/// `{"inlineData": {"mimeType": "image/…"}}`, `fileData` likewise.
+fn is_picture(members: &serde_json::Map<String, Value>) -> bool {
+    let text = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or("");
+    let mime = |name: &str| text(name).starts_with("image/");
+    matches!(text("type"), "image" | "image_url" | "input_image" | "computer_screenshot")
+        || mime("mimeType")
+        || mime("mime_type")
 }
 
 fn is_data(text: &str) -> bool {
@@ -32,13 +64,26 @@ fn is_data(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn pictures_count_nothing() {
-        let picture = "A".repeat(100_000);
-        let body = format!(
-            r#"{{"messages":[{{"role":"user","content":[{{"text":"four"}},{{"data":"{picture}"}},{{"url":"data:image/png;base64,{picture}"}}]}}]}}"#
-        );
-        assert_eq!(of(body.as_bytes()), Some(8), "`user` and `four`");
+    fn pictures_are_counted_and_their_bytes_are_not() {
+        let data = "A".repeat(100_000);
+        let url = format!("data:image/png;base64,{data}");
+        let body = json!({"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+            {"type": "text", "text": "four"},
+        ]}]});
+        let found = contents(body.to_string().as_bytes()).unwrap();
+        assert_eq!((found.pictures, found.data), (3, 0));
+        assert!(found.text < 400, "{found:?}");
+    }
+
+    #[test]
+    fn other_data_counts_by_its_bytes() {
+        let body = json!({"input_audio": {"data": "A".repeat(1000), "format": "wav"}});
+        assert_eq!(contents(body.to_string().as_bytes()).unwrap().data, 1000);
     }
 }

@@ -1,0 +1,214 @@
+//! An account: the money of one scope in one calendar window, in nano-dollars.
+
+use super::calendar::{self, Span};
+use super::lease::Ticket;
+use super::wait::Queue;
+use crate::ledger::{AccountKey, Lease};
+use crate::scope::{Per, ScopeKind};
+use crate::units::Name;
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// How long a window without holds is remembered: a thread that read the clock just before the
+/// turn of a window still finds it.
+const REMEMBER: i64 = 300;
+
+/// What other processes may still spend is asked for again after this.
+const STALE: TimeDelta = TimeDelta::seconds(1);
+
+/// The next window is asked for so long before this one ends.
+const AHEAD: i64 = 5;
+
+/// All accounts of one scope.
+pub(super) struct Account {
+    pub(super) kind: ScopeKind,
+    pub(super) id: Name,
+    pub(super) slots: Mutex<Vec<Slot>>,
+}
+
+/// The accounts of one scope and kind of window.
+pub(super) struct Slot {
+    pub(super) per: Per,
+    pub(super) windows: Vec<Window>,
+    /// Requests that wait for holds to settle.
+    pub(super) queue: Queue,
+}
+
+/// One account: one window of a slot.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) span: Span,
+    /// As the last request saw it in the configuration.
+    pub(super) cap: u64,
+    /// By this process, since its start.
+    pub(super) spent: u64,
+    pub(super) held: u64,
+    /// What the store has last said; `None` before it has said anything.
+    pub(super) lease: Option<Lease>,
+    /// Spent before the store was first asked: it is part of what the store says others spent.
+    pub(super) before: u64,
+    /// When the store was last asked.
+    pub(super) asked: Option<DateTime<Utc>>,
+    pub(super) pending: Option<Arc<Ticket>>,
+    /// What requests wait for that the lease has no room for.
+    pub(super) wanted: u64,
+}
+
+/// What a window says to a hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Fits,
+    /// The cap would allow it; the lease, or what is known of other processes, does not.
+    Ask,
+    Refused {
+        /// It would fit if nothing else were held.
+        only_holds: bool,
+    },
+}
+
+impl Account {
+    /// Calls `change` with a window, while the account is locked.
+    pub(super) fn with<T>(
+        &self,
+        per: Per,
+        starts: i64,
+        change: impl FnOnce(&mut Slot, usize) -> T,
+    ) -> Option<T> {
+        let mut slots = self.slots.lock();
+        let slot = slots.iter_mut().find(|slot| slot.per == per)?;
+        let index = slot.windows.iter().position(|window| window.span.starts == starts)?;
+        Some(change(slot, index))
+    }
+
+    pub(super) fn key(&self, per: Per, span: Span) -> AccountKey {
+        let (starts, ends) = (span.starts, span.ends);
+        AccountKey { kind: self.kind, id: self.id.clone(), per, starts, ends }
+    }
+}
+
+/// The slot of this kind of window.
+pub(super) fn slot(slots: &mut Vec<Slot>, per: Per) -> &mut Slot {
+    let index = slots.iter().position(|slot| slot.per == per).unwrap_or_else(|| {
+        slots.push(Slot { per, windows: Vec::new(), queue: Queue::default() });
+        slots.len() - 1
+    });
+    &mut slots[index]
+}
+
+impl Slot {
+    /// The place of the window that contains `now`, which begins with it if it is new.
+    pub(super) fn current(&mut self, zone: Tz, now: DateTime<Utc>) -> usize {
+        let second = now.timestamp();
+        let found = self.windows.iter().rposition(|window| window.span.contains(second));
+        if let Some(index) = found {
+            return index;
+        }
+        self.windows.retain(|window| {
+            window.held > 0
+                || window.pending.is_some()
+                || window.span.ends.saturating_add(REMEMBER) > second
+        });
+        self.add(calendar::window(self.per, zone, now))
+    }
+
+    /// The place of the next window, when it is time to ask for it and nobody has.
+    pub(super) fn ahead(&mut self, index: usize, zone: Tz, now: DateTime<Utc>) -> Option<usize> {
+        let ends = self.windows[index].span.ends;
+        if ends.saturating_sub(AHEAD) > now.timestamp() {
+            return None;
+        }
+        if self.windows.iter().any(|window| window.span.starts == ends) {
+            return None;
+        }
+        let next = DateTime::from_timestamp(ends, 0)?;
+        let cap = self.windows[index].cap;
+        let index = self.add(calendar::window(self.per, zone, next));
+        self.windows[index].cap = cap;
+        Some(index)
+    }
+
+    fn add(&mut self, span: Span) -> usize {
+        self.windows.push(Window {
+            span,
+            cap: 0,
+            spent: 0,
+            held: 0,
+            lease: None,
+            before: 0,
+            asked: None,
+            pending: None,
+            wanted: 0,
+        });
+        self.windows.len() - 1
+    }
+}
+
+impl Window {
+    /// Whether `worst` more can be held. `leaseless`: whatever the store says.
+    pub(super) fn judge(&self, worst: u64, now: DateTime<Utc>, leaseless: bool) -> Verdict {
+        let Some(lease) = self.lease.or(leaseless.then(Lease::default)) else {
+            return Verdict::Ask;
+        };
+        let own = self.spent.saturating_add(self.held).saturating_add(worst);
+        let others = self.others();
+        if own.saturating_add(others).saturating_add(lease.outstanding) > self.cap {
+            let stale = self.asked.is_none_or(|asked| now - asked > STALE);
+            if stale && lease.outstanding > 0 && own.saturating_add(others) <= self.cap {
+                return Verdict::Ask;
+            }
+            let alone = self.total_spent().saturating_add(worst);
+            return Verdict::Refused { only_holds: alone <= self.cap };
+        }
+        if own > lease.upto && !leaseless { Verdict::Ask } else { Verdict::Fits }
+    }
+
+    /// What the store should allow this process to spend in all: what is held and waited for, and
+    /// a chunk to go on with, which gets smaller near the cap.
+    pub(super) fn want(&self, worst: u64) -> u64 {
+        let own = self.spent.saturating_add(self.held).saturating_add(self.wanted);
+        let left = self.cap.saturating_sub(own.saturating_add(self.elsewhere()));
+        let chunk = (self.cap / 64).max(worst.saturating_mul(4)).min(left / 2);
+        own.saturating_add(chunk)
+    }
+
+    /// Whether less than half a chunk of the lease is left, and the cap has more.
+    pub(super) fn runs_low(&self, worst: u64) -> bool {
+        let Some(lease) = self.lease else { return false };
+        let left = lease.upto.saturating_sub(self.spent.saturating_add(self.held));
+        let chunk = (self.cap / 64).max(worst.saturating_mul(4));
+        let room = self.cap.saturating_sub(lease.upto.saturating_add(self.elsewhere()));
+        // Under a hold's worth of room there is nothing to top up for.
+        left < chunk / 2 && room >= worst.max(1)
+    }
+
+    /// The store has answered.
+    pub(super) fn leased(&mut self, lease: Lease) {
+        if self.lease.is_none() {
+            // This window had been forgotten, or the store was out of reach until now.
+            self.spent = self.spent.saturating_add(lease.booked);
+        }
+        self.lease = Some(lease);
+    }
+
+    /// Spent by others than this process.
+    fn others(&self) -> u64 {
+        self.lease.map_or(0, |lease| lease.others.saturating_sub(self.before))
+    }
+
+    /// Not to be spent by this process: spent or leased by others.
+    fn elsewhere(&self) -> u64 {
+        self.others().saturating_add(self.outstanding())
+    }
+
+    /// Leased by other processes and not yet spent, as far as is known.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.lease.map_or(0, |lease| lease.outstanding)
+    }
+
+    /// What counts as spent, by whomever.
+    pub(super) fn total_spent(&self) -> u64 {
+        self.spent.saturating_add(self.elsewhere())
+    }
+}

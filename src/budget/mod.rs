@@ -1,0 +1,366 @@
+//! Budgets: money per calendar window, held before it is spent.
+//!
+//! An account is the money of one scope in one window. Before an attempt its worst case is held
+//! on every account that it is charged to, or on none; when it ends, what it cost is booked there
+//! and the rest is free again. For every account `spent + held ≤ cap` at every instant.
+//!
+//! What a process may spend it has a lease for, which the store committed beforehand and tops up
+//! in the background. Only a request that finds no lease, or a used up one, waits for the store.
+
+mod account;
+pub mod calendar;
+mod hold;
+mod lease;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use hold::Hold;
+pub use lease::LeaseTicket;
+pub use refusal::{HoldError, Refusal};
+
+use crate::ledger::{HoldNote, Store};
+use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
+use crate::units::NanoUsd;
+use account::{Account, Slot, Verdict, slot};
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use hold::Part;
+use lease::Question;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use wait::Place;
+
+/// What an attempt is charged to. A scope without budgets is named too: a row that nobody lived
+/// to write says then whose attempt it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Charge<'a> {
+    /// What kind of scope.
+    pub kind: ScopeKind,
+    /// Its name, as the ledger row will have it.
+    pub id: &'a str,
+    /// Its budgets in the configuration in force.
+    pub budgets: &'a [Budget],
+}
+
+/// An account, as reports show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountView {
+    /// What kind of scope.
+    pub kind: ScopeKind,
+    /// Its name.
+    pub id: String,
+    /// The kind of window.
+    pub per: Per,
+    /// The cap that the last request saw.
+    pub cap: NanoUsd,
+    /// Spent, with what `elsewhere` is leased.
+    pub spent: NanoUsd,
+    /// Held for attempts that are running.
+    pub held: NanoUsd,
+    /// The part of `spent` that other processes have leased and not used yet, as far as is known;
+    /// after a power cut also what may have been spent unseen.
+    pub elsewhere: NanoUsd,
+    /// When the window ends; `None` for one that never does.
+    pub window_end: Option<DateTime<Utc>>,
+}
+
+/// All accounts of the process. Survives reloads.
+pub struct Budgets {
+    store: Arc<dyn Store>,
+    accounts: ScopeMap<Account>,
+    zone: Mutex<Tz>,
+    fail_open: AtomicBool,
+}
+
+/// One account that a hold is wanted on.
+struct Wanted {
+    account: Arc<Account>,
+    per: Per,
+    cap: u64,
+    /// Its place in what was asked, which decides who is named in a refusal.
+    order: usize,
+}
+
+/// The accounts of a hold, locked.
+type Locked<'a> = Vec<MutexGuard<'a, Vec<Slot>>>;
+
+impl Budgets {
+    /// No accounts yet: each is read from the store when it is first charged, or by
+    /// [`Budgets::warm`].
+    pub fn new(store: Arc<dyn Store>, zone: Tz) -> Arc<Budgets> {
+        Arc::new(Budgets {
+            store,
+            accounts: ScopeMap::default(),
+            zone: Mutex::new(zone),
+            fail_open: AtomicBool::new(false),
+        })
+    }
+
+    /// Where windows begin. Windows that have begun end as they would have.
+    pub fn set_zone(&self, zone: Tz) {
+        *self.zone.lock() = zone;
+    }
+
+    /// Whether holds are given while the store fails (`state.on_failure: open`). The caps hold
+    /// then as far as this process knows; what a kill loses is lost.
+    pub fn set_fail_open(&self, open: bool) {
+        self.fail_open.store(open, Ordering::Release);
+    }
+
+    /// Holds `worst` on every account of every charge, or on none. `request` is the id of the
+    /// client's request.
+    ///
+    /// # Errors
+    /// An account has too little left, or its lease has: then the store was asked, and the ticket
+    /// says when to try again.
+    pub fn hold(
+        self: &Arc<Self>,
+        request: &str,
+        charges: &[Charge<'_>],
+        worst: NanoUsd,
+        now: DateTime<Utc>,
+    ) -> Result<Hold, HoldError> {
+        self.hold_from(None, request, charges, worst, now)
+    }
+
+    /// As [`Budgets::hold`], but waits for the store where need be. With `wait` it also waits,
+    /// first come, first served, for holds of others that alone stand in the way; bound that with
+    /// a timeout, and ask once more without `wait` to have the refusal.
+    ///
+    /// # Errors
+    /// An account has too little left.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        request: &str,
+        charges: &[Charge<'_>],
+        worst: NanoUsd,
+        clock: impl Fn() -> DateTime<Utc>,
+        wait: bool,
+    ) -> Result<Hold, Refusal> {
+        let mut place: Option<Place> = None;
+        loop {
+            match self.hold_from(place.as_ref(), request, charges, worst, clock()) {
+                Ok(hold) => return Ok(hold),
+                Err(HoldError::NeedsLease(ticket)) => ticket.await,
+                Err(HoldError::Refused(refusal)) => {
+                    let Some((account, seen)) =
+                        refusal.account.as_ref().filter(|_| wait && refusal.only_holds)
+                    else {
+                        return Err(*refusal);
+                    };
+                    let there = place.take().filter(|p| p.number_at(account, refusal.per).is_some());
+                    let here = there.unwrap_or_else(|| Place::take(account.clone(), refusal.per));
+                    here.turn(*seen).await;
+                    place = Some(here);
+                }
+            }
+        }
+    }
+
+    /// Reads the accounts of these charges from the store, so that no request has to. Ready when
+    /// that is done.
+    pub fn warm(&self, charges: &[Charge<'_>], now: DateTime<Utc>) -> LeaseTicket {
+        let zone = *self.zone.lock();
+        let (mut ticket, mut questions) = (LeaseTicket::default(), Vec::new());
+        for want in self.wanted(charges) {
+            let mut slots = want.account.slots.lock();
+            let slot = slot(&mut slots, want.per);
+            let index = slot.current(zone, now);
+            slot.windows[index].cap = want.cap;
+            if slot.windows[index].lease.is_none() {
+                questions.extend(lease::question(&want.account, slot, index, 0, now));
+                ticket.tickets.extend(slot.windows[index].pending.clone());
+            }
+        }
+        self.put(questions);
+        ticket
+    }
+
+    /// Every account of the windows that run at this time, and those that something is still held
+    /// on.
+    pub fn view(&self, now: DateTime<Utc>) -> Vec<AccountView> {
+        let (mut views, mut questions) = (Vec::new(), Vec::new());
+        self.accounts.each(|kind, id, account| {
+            for slot in account.slots.lock().iter_mut() {
+                for index in 0..slot.windows.len() {
+                    let window = &slot.windows[index];
+                    if !window.span.contains(now.timestamp()) && window.held == 0 {
+                        continue;
+                    }
+                    views.push(AccountView {
+                        kind,
+                        id: id.to_string(),
+                        per: slot.per,
+                        cap: NanoUsd(window.cap),
+                        spent: NanoUsd(window.total_spent()),
+                        held: NanoUsd(window.held),
+                        elsewhere: NanoUsd(window.outstanding()),
+                        window_end: DateTime::from_timestamp(window.span.ends, 0),
+                    });
+                    // Others are at work, or were: the next look shows what came of it.
+                    if window.outstanding() > 0 {
+                        questions.extend(lease::question(account, slot, index, 0, now));
+                    }
+                }
+            }
+        });
+        self.put(questions);
+        views.sort_by(|a, b| (a.kind, &a.id, a.per as u8).cmp(&(b.kind, &b.id, b.per as u8)));
+        views
+    }
+
+    /// Forgets the scopes that the configuration doesn't name any more and that nothing is held
+    /// on. What they spent stays in the store.
+    pub fn keep(&self, named: impl Fn(ScopeKind, &str) -> bool) {
+        self.accounts.retain(|kind, id, account| {
+            let busy = |slot: &Slot| slot.windows.iter().any(|w| w.held > 0 || w.pending.is_some());
+            named(kind, id) || account.slots.lock().iter().any(busy)
+        });
+    }
+
+    fn hold_from(
+        self: &Arc<Self>,
+        place: Option<&Place>,
+        request: &str,
+        charges: &[Charge<'_>],
+        worst: NanoUsd,
+        now: DateTime<Utc>,
+    ) -> Result<Hold, HoldError> {
+        let wanted = self.wanted(charges);
+        let leaseless = !self.store.healthy();
+        if leaseless && !self.fail_open.load(Ordering::Acquire) {
+            return Err(HoldError::failed(charges));
+        }
+        let mut questions = Vec::new();
+        let taken = self.take(&wanted, place, worst.0, now, leaseless, &mut questions);
+        self.put(questions);
+        let parts = taken?;
+        let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
+        let accounts = wanted.iter().zip(&parts).map(|(want, (_, span))| {
+            want.account.key(want.per, *span)
+        });
+        let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts: accounts.collect() };
+        let noted = self.store.hold(note, leaseless);
+        let parts = parts.into_iter().map(|(part, _)| part).collect();
+        match noted {
+            Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, now)),
+            Err(error) => {
+                log::error!("budgets: {error}");
+                hold::give_back(&parts, worst, NanoUsd(0));
+                Err(HoldError::failed(charges))
+            }
+        }
+    }
+
+    /// Takes from all accounts or from none.
+    fn take(
+        &self,
+        wanted: &[Wanted],
+        place: Option<&Place>,
+        worst: u64,
+        now: DateTime<Utc>,
+        leaseless: bool,
+        questions: &mut Vec<Question>,
+    ) -> Result<Vec<(Part, calendar::Span)>, HoldError> {
+        let zone = *self.zone.lock();
+        let (mut locked, places) = lock(wanted);
+        let mut refused: Option<(bool, usize, HoldError)> = None;
+        let mut asked = Vec::new();
+        let mut indexes = Vec::with_capacity(wanted.len());
+        for (want, &at) in wanted.iter().zip(&places) {
+            let slot = slot(&mut locked[at], want.per);
+            let index = slot.current(zone, now);
+            indexes.push(index);
+            slot.windows[index].cap = want.cap;
+            let mine = place.and_then(|place| place.number_at(&want.account, want.per));
+            let verdict = match slot.windows[index].judge(worst, now, leaseless) {
+                Verdict::Fits if slot.queue.bars(mine) => Verdict::Refused { only_holds: true },
+                verdict => verdict,
+            };
+            match verdict {
+                Verdict::Fits => {}
+                Verdict::Ask => asked.push((want, at, index)),
+                Verdict::Refused { only_holds } => {
+                    let first = refused.as_ref().is_none_or(|(holds, order, _)| {
+                        (only_holds, want.order) < (*holds, *order)
+                    });
+                    if first {
+                        let refusal = HoldError::refused(&want.account, slot, index, only_holds);
+                        refused = Some((only_holds, want.order, refusal));
+                    }
+                }
+            }
+        }
+        if let Some((_, _, refusal)) = refused {
+            return Err(refusal);
+        }
+        if !asked.is_empty() {
+            let mut ticket = LeaseTicket::default();
+            for (want, at, index) in asked {
+                let slot = slot(&mut locked[at], want.per);
+                let wanted = &mut slot.windows[index].wanted;
+                *wanted = wanted.saturating_add(worst);
+                questions.extend(lease::question(&want.account, slot, index, worst, now));
+                ticket.tickets.extend(slot.windows[index].pending.clone());
+            }
+            return Err(HoldError::NeedsLease(ticket));
+        }
+        let each = wanted.iter().zip(places).zip(indexes).map(|((want, at), index)| {
+            let slot = slot(&mut locked[at], want.per);
+            let window = &mut slot.windows[index];
+            window.held = window.held.saturating_add(worst);
+            let span = window.span;
+            if window.runs_low(worst) {
+                questions.extend(lease::question(&want.account, slot, index, worst, now));
+            }
+            if let Some(next) = slot.ahead(index, zone, now) {
+                questions.extend(lease::question(&want.account, slot, next, worst, now));
+            }
+            let account = want.account.clone();
+            (Part { account, per: want.per, starts: span.starts }, span)
+        });
+        Ok(each.collect())
+    }
+
+    fn put(&self, questions: Vec<Question>) {
+        questions.into_iter().for_each(|question| question.put(&*self.store));
+    }
+
+    /// Every account once, in the one order of locking.
+    fn wanted(&self, charges: &[Charge<'_>]) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::with_capacity(8);
+        for charge in charges.iter().filter(|charge| !charge.budgets.is_empty()) {
+            let account = self.accounts.of(charge.kind, charge.id, |id| Account {
+                kind: charge.kind,
+                id,
+                slots: Mutex::default(),
+            });
+            for budget in charge.budgets {
+                let order = wanted.len();
+                let (account, per, cap) = (account.clone(), budget.per, budget.cap.0);
+                wanted.push(Wanted { account, per, cap, order });
+            }
+        }
+        wanted.sort_unstable_by_key(|w| (Arc::as_ptr(&w.account), w.per as u8, w.cap));
+        wanted.dedup_by(|twice, first| {
+            Arc::ptr_eq(&twice.account, &first.account) && twice.per == first.per
+        });
+        wanted
+    }
+}
+
+/// Locks each scope once; for every account, which of the locks is its own.
+fn lock(wanted: &[Wanted]) -> (Locked<'_>, Vec<usize>) {
+    let mut locked: Locked<'_> = Vec::with_capacity(wanted.len());
+    let mut places = Vec::with_capacity(wanted.len());
+    for (i, want) in wanted.iter().enumerate() {
+        if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
+            locked.push(want.account.slots.lock());
+        }
+        places.push(locked.len() - 1);
+    }
+    (locked, places)
+}

@@ -1,0 +1,85 @@
+//! Table `attempts`: rows in, rows out.
+
+use super::lease::{amount, int};
+use super::row::{Row, Word, instant};
+use crate::units::{NanoUsd, UsageSource};
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, params};
+use std::borrow::Cow;
+
+/// The columns in the order that [`insert`] and [`read`] use.
+pub(super) const COLUMNS: &str = "id, request_id, at, key_id, team, user, model, provider, \
+    target_model, attempt, outcome, status, stream, input_tokens, cached_input_tokens, \
+    cache_write_tokens, output_tokens, reasoning_tokens, usage_source, cost_nano_usd, \
+    price_version, first_token_ms, duration_ms, client_gone, metadata";
+
+/// Whether the row is new: one that is there already stays as it is.
+pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<bool> {
+    let sql = format!(
+        "INSERT INTO attempts ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
+         ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25) \
+         ON CONFLICT DO NOTHING"
+    );
+    let new = connection.prepare_cached(&sql)?.execute(params![
+        row.id,
+        row.request_id,
+        instant(row.at),
+        row.key_id,
+        row.team,
+        row.user,
+        row.model,
+        row.provider,
+        row.target_model,
+        row.attempt,
+        row.outcome.as_ref(),
+        row.status,
+        row.stream,
+        row.input_tokens.map(int),
+        row.cached_input_tokens.map(int),
+        row.cache_write_tokens.map(int),
+        row.output_tokens.map(int),
+        row.reasoning_tokens.map(int),
+        row.usage_source.as_str(),
+        int(row.cost_nano_usd.0),
+        row.price_version,
+        row.first_token_ms.map(int),
+        int(row.duration_ms),
+        row.client_gone,
+        row.metadata,
+    ])?;
+    Ok(new == 1)
+}
+
+/// A row of [`COLUMNS`].
+pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let count = |i: usize| row.get::<_, Option<i64>>(i).map(|n| n.map(amount));
+    let at: String = row.get(2)?;
+    let source: String = row.get(18)?;
+    Ok(Row {
+        id: row.get(0)?,
+        request_id: row.get(1)?,
+        at: DateTime::parse_from_rfc3339(&at).map_or(DateTime::<Utc>::MIN_UTC, |at| at.to_utc()),
+        key_id: row.get(3)?,
+        team: row.get(4)?,
+        user: row.get(5)?,
+        model: row.get(6)?,
+        provider: row.get(7)?,
+        target_model: row.get(8)?,
+        attempt: row.get(9)?,
+        outcome: Cow::Owned(row.get(10)?),
+        status: row.get(11)?,
+        stream: row.get(12)?,
+        input_tokens: count(13)?,
+        cached_input_tokens: count(14)?,
+        cache_write_tokens: count(15)?,
+        output_tokens: count(16)?,
+        reasoning_tokens: count(17)?,
+        usage_source: UsageSource::read(&source).unwrap_or(UsageSource::None),
+        cost_nano_usd: NanoUsd(amount(row.get(19)?)),
+        price_version: row.get(20)?,
+        first_token_ms: count(21)?,
+        duration_ms: amount(row.get(22)?),
+        client_gone: row.get(23)?,
+        metadata: row.get(24)?,
+    })
+}

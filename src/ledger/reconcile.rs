@@ -1,0 +1,179 @@
+//! Reads back the journals of processes that did not end in order.
+
+use super::attempts;
+use super::journal::{Files, HoldLine, Line, boot_id, remove};
+use super::lease::{Booking, Known};
+use super::row::Row;
+use super::store::AccountKey;
+use ahash::AHashMap;
+use rusqlite::{Connection, params};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// The journal of a run that is over. Its lock is held until it is removed.
+pub(super) struct Dead {
+    files: Files,
+    segments: BTreeSet<u64>,
+    _lock: Option<File>,
+    /// Everything that was written is there: the machine has not been started anew since.
+    complete: bool,
+}
+
+/// What was found, for the log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Rows that the database did not have yet.
+    pub(super) rows: u64,
+    /// Among them holds whose end nobody saw, booked at their worst case.
+    pub(super) lost: u64,
+    /// Lines that could not be read.
+    pub(super) unreadable: u64,
+}
+
+/// What lines say.
+#[derive(Default)]
+struct Events {
+    holds: AHashMap<i64, HoldLine<'static>>,
+    settled: BTreeMap<i64, Row>,
+    released: BTreeSet<i64>,
+    unreadable: u64,
+}
+
+/// The runs beside this database whose process is gone. Within an immediate transaction: no run
+/// begins meanwhile.
+pub(super) fn dead_runs(database: &Path) -> io::Result<Vec<Dead>> {
+    let name = database.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.run-");
+    let directory = match database.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut runs: BTreeMap<i64, BTreeSet<u64>> = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?.file_name();
+        let Some(rest) = entry.to_str().and_then(|name| name.strip_prefix(&prefix)) else {
+            continue;
+        };
+        let (run, segment) = rest.split_once('.').map_or((rest, None), |(r, s)| (r, Some(s)));
+        if let Ok(run) = run.parse() {
+            let segments = runs.entry(run).or_default();
+            segments.extend(segment.and_then(|segment| segment.parse::<u64>().ok()));
+        }
+    }
+    let mut dead = Vec::new();
+    for (run, segments) in runs {
+        let files = Files { database: database.to_owned(), run };
+        let (lock, boot) = match File::open(files.lock()) {
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => (Some(lock), std::fs::read_to_string(files.lock())?),
+                Err(_) => continue,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, String::new()),
+            Err(error) => return Err(error),
+        };
+        let now = boot_id();
+        let complete = !now.is_empty() && boot.trim() == now;
+        dead.push(Dead { files, segments, _lock: lock, complete });
+    }
+    Ok(dead)
+}
+
+impl Dead {
+    /// Books what the journal says and the database does not have.
+    pub(super) fn book(&self, connection: &Connection, known: &Known) -> io::Result<Found> {
+        let mut events = Events::default();
+        for segment in &self.segments {
+            events.read(&self.files.segment(*segment))?;
+        }
+        let mut found = Found { unreadable: events.unreadable, ..Found::default() };
+        let lost: Vec<Row> = events
+            .holds
+            .values()
+            .filter(|hold| {
+                !events.settled.contains_key(&hold.id) && !events.released.contains(&hold.id)
+            })
+            .map(HoldLine::lost)
+            .collect();
+        let mut booking = Booking::default();
+        let settled = events.settled.values().map(|row| (row, 0));
+        for (row, lost) in settled.chain(lost.iter().map(|row| (row, 1))) {
+            if attempts::insert(connection, row).map_err(io::Error::other)? {
+                booking.add(known, row, events.accounts(row.id));
+                found.rows += 1;
+                found.lost += lost;
+            }
+        }
+        let run = self.files.run;
+        booking.write(connection, run).map_err(io::Error::other)?;
+        if self.complete {
+            connection
+                .execute("DELETE FROM leases WHERE run = ?1", params![run])
+                .map_err(io::Error::other)?;
+        } else {
+            log::warn!(
+                "run {run} ended with its machine: what its leases allowed and the ledger does \
+                 not show counts as spent until its budget windows end"
+            );
+        }
+        Ok(found)
+    }
+
+    /// Removes the files: what they say is committed.
+    pub(super) fn remove(self) {
+        self.segments.iter().for_each(|segment| remove(&self.files.segment(*segment)));
+        remove(&self.files.lock());
+    }
+}
+
+/// Books the ends in files of the process's own journal that found no place in its queue.
+pub(super) fn book_spilled(
+    connection: &Connection,
+    known: &Known,
+    run: i64,
+    segments: &[PathBuf],
+) -> io::Result<u64> {
+    let mut events = Events::default();
+    for segment in segments {
+        events.read(segment)?;
+    }
+    let mut booking = Booking::default();
+    let mut rows = 0;
+    for row in events.settled.values() {
+        if attempts::insert(connection, row).map_err(io::Error::other)? {
+            booking.add(known, row, events.accounts(row.id));
+            rows += 1;
+        }
+    }
+    booking.write(connection, run).map_err(io::Error::other)?;
+    Ok(rows)
+}
+
+impl Events {
+    fn read(&mut self, path: &Path) -> io::Result<()> {
+        let mut lines = BufReader::new(File::open(path)?);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            match serde_json::from_slice(&line) {
+                Ok(Line::H(hold)) => {
+                    self.holds.insert(hold.id, hold.into_owned());
+                }
+                Ok(Line::S(row)) => {
+                    self.settled.insert(row.id, row.into_owned());
+                }
+                Ok(Line::R(id)) => {
+                    self.released.insert(id);
+                }
+                Err(_) if line.trim_ascii().is_empty() => {}
+                Err(_) => self.unreadable += 1,
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+
+    fn accounts(&self, id: i64) -> &[AccountKey] {
+        self.holds.get(&id).map_or(&[], |hold| &hold.accounts)
+    }
+}

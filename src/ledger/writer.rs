@@ -1,0 +1,317 @@
+//! The one thread that writes the database: rows in batches, leases, and what else there is.
+
+use super::attempts;
+use super::error::LedgerError;
+use super::journal::{Journal, Queued};
+use super::lease::{self, Booking, Known};
+use super::reconcile;
+use super::store::{LeaseAsk, LeaseDone};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+use rusqlite::{Connection, TransactionBehavior, params};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Rows in one transaction.
+const BATCH: usize = 512;
+
+/// How long the first row of a batch waits for others.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// How long the thread sleeps when there is nothing to do, or the database refuses.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// How often journals of processes that died meanwhile are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Something to be done with the connection.
+pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// What the thread is asked for.
+pub(super) enum Command {
+    Row(Box<Queued>),
+    Lease(LeaseAsk, LeaseDone),
+    Job(Job),
+    Flush(Sender<bool>),
+    Stop,
+}
+
+/// What the thread and the rest of the process share.
+pub(super) struct Shared {
+    pub(super) path: PathBuf,
+    pub(super) journal: Journal,
+    /// The last transaction was committed.
+    pub(super) committing: AtomicBool,
+    /// Rows committed by this process.
+    pub(super) rows: AtomicU64,
+    /// Rows on their way.
+    pub(super) queued: AtomicU64,
+    /// Rows were left to the journal alone.
+    pub(super) spilled: AtomicBool,
+    /// When the oldest row on its way was made.
+    pub(super) oldest: Mutex<Option<Instant>>,
+}
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) connection: Connection,
+    pub(super) commands: Receiver<Command>,
+    pub(super) known: Known,
+    pub(super) segment_bytes: u64,
+    /// The place of the last committed row among the ends in the journal.
+    pub(super) committed: u64,
+    pub(super) looked: Instant,
+}
+
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Box<Queued>>,
+    leases: Vec<(LeaseAsk, LeaseDone)>,
+    jobs: Vec<Job>,
+    flushes: Vec<Sender<bool>>,
+    stop: bool,
+}
+
+impl Batch {
+    fn add(&mut self, command: Command) {
+        match command {
+            Command::Row(row) => self.rows.push(row),
+            Command::Lease(ask, done) => self.leases.push((ask, done)),
+            Command::Job(job) => self.jobs.push(job),
+            Command::Flush(done) => self.flushes.push(done),
+            Command::Stop => self.stop = true,
+        }
+    }
+
+    /// Somebody waits for the answer.
+    fn is_urgent(&self) -> bool {
+        self.stop || !(self.leases.is_empty() && self.jobs.is_empty() && self.flushes.is_empty())
+    }
+}
+
+impl Writer {
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self) {
+        let mut batch = Batch::default();
+        loop {
+            self.gather(&mut batch);
+            let done = self.commit(&mut batch);
+            for flush in batch.flushes.drain(..) {
+                let _ = flush.send(done);
+            }
+            for job in batch.jobs.drain(..) {
+                job(&mut self.connection);
+            }
+            if batch.stop {
+                return self.finish(done);
+            }
+            self.tidy(done);
+        }
+    }
+
+    /// Waits for something to do. Rows that could not be committed are still in the batch.
+    fn gather(&self, batch: &mut Batch) {
+        match self.commands.recv_timeout(IDLE) {
+            Ok(command) => batch.add(command),
+            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Disconnected) => batch.stop = true,
+        }
+        let until = Instant::now() + GATHER;
+        // While the database refuses, everything is taken in: leases must not wait behind rows.
+        let most = if self.shared.committing.load(Ordering::Acquire) { BATCH } else { usize::MAX };
+        while batch.rows.len() < most && !batch.stop {
+            let next = if batch.is_urgent() {
+                self.commands.try_recv().ok()
+            } else {
+                self.commands.recv_deadline(until).ok()
+            };
+            match next {
+                Some(command) => batch.add(command),
+                None => break,
+            }
+        }
+    }
+
+    /// Commits the batch; its leases are answered in any case, its rows stay if it failed.
+    fn commit(&mut self, batch: &mut Batch) -> bool {
+        if batch.rows.is_empty() && batch.leases.is_empty() {
+            return self.shared.committing.load(Ordering::Acquire);
+        }
+        *self.shared.oldest.lock() = batch.rows.first().map(|row| row.since);
+        let result = self.transact(batch);
+        let leases = batch.leases.drain(..);
+        match result {
+            Ok(granted) => {
+                for ((_, done), lease) in leases.zip(granted) {
+                    done(Ok(lease));
+                }
+                let rows = batch.rows.len() as u64;
+                self.shared.rows.fetch_add(rows, Ordering::Relaxed);
+                self.shared.queued.fetch_sub(rows, Ordering::AcqRel);
+                *self.shared.oldest.lock() = None;
+                if let Some(last) = batch.rows.last() {
+                    self.committed = last.number;
+                }
+                batch.rows.clear();
+                self.shared.journal.committed(self.committed);
+                self.mark(None);
+                true
+            }
+            Err(error) => {
+                self.known.forget();
+                let error = LedgerError::sql(&self.shared.path, &error);
+                for (_, done) in leases {
+                    done(Err(super::store::StoreError(error.to_string())));
+                }
+                self.mark(Some(&error));
+                std::thread::sleep(IDLE.min(Duration::from_millis(50)));
+                false
+            }
+        }
+    }
+
+    fn transact(&mut self, batch: &Batch) -> rusqlite::Result<Vec<super::store::Lease>> {
+        let run = self.shared.journal.files().run;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.known.refresh(&transaction)?;
+        let mut booking = Booking::default();
+        for queued in &batch.rows {
+            if attempts::insert(&transaction, &queued.row)? {
+                booking.add(&self.known, &queued.row, &queued.accounts);
+            }
+        }
+        booking.write(&transaction, run)?;
+        let mut granted = Vec::with_capacity(batch.leases.len());
+        for (ask, _) in &batch.leases {
+            granted.push(lease::grant(&transaction, &mut self.known, run, ask)?);
+        }
+        transaction.commit()?;
+        Ok(granted)
+    }
+
+    /// Changes of health are worth a line; staying ill is not.
+    fn mark(&self, error: Option<&LedgerError>) {
+        let before = self.shared.committing.swap(error.is_none(), Ordering::AcqRel);
+        match error {
+            Some(error) if before => log::error!("ledger: {error}; rows are kept and tried again"),
+            None if !before => log::info!("ledger: writing again"),
+            _ => {}
+        }
+    }
+
+    /// What needs doing now and then.
+    fn tidy(&mut self, healthy: bool) {
+        if let Err(error) = self.shared.journal.rotate(self.segment_bytes) {
+            log::warn!("ledger: can't begin a new journal file: {error}");
+        }
+        if self.shared.journal.is_broken() || !healthy {
+            self.probe();
+            return;
+        }
+        if self.shared.spilled.load(Ordering::Acquire) && self.commands.is_empty() {
+            self.read_spilled();
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let path = self.shared.path.clone();
+            if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known) {
+                log::warn!("ledger: {error}");
+            }
+        }
+    }
+
+    /// Finds out whether the database can be written again when no row tells.
+    fn probe(&mut self) {
+        let written = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|transaction| {
+                transaction.pragma_update(None, "user_version", super::schema::VERSION)?;
+                transaction.commit()
+            })
+            .map_err(|error| LedgerError::sql(&self.shared.path, &error));
+        if self.shared.queued.load(Ordering::Acquire) == 0 {
+            self.mark(written.err().as_ref());
+        }
+    }
+
+    fn read_spilled(&mut self) {
+        // What is settled from here on finds its place in the queue, or sets the mark again.
+        self.shared.spilled.store(false, Ordering::Release);
+        let result = self.shared.journal.rotate(1).and_then(|()| {
+            let segments = self.shared.journal.left();
+            let transaction = self
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(std::io::Error::other)?;
+            self.known.refresh(&transaction).map_err(std::io::Error::other)?;
+            let run = self.shared.journal.files().run;
+            let rows = reconcile::book_spilled(&transaction, &self.known, run, &segments)?;
+            transaction.commit().map_err(std::io::Error::other)?;
+            Ok(rows)
+        });
+        match result {
+            Ok(rows) => {
+                self.shared.rows.fetch_add(rows, Ordering::Relaxed);
+                self.shared.journal.keep_while(&self.shared.spilled);
+                self.shared.journal.committed(self.committed);
+                log::info!("ledger: {rows} rows read back from the journal");
+            }
+            Err(error) => {
+                self.known.forget();
+                self.shared.spilled.store(true, Ordering::Release);
+                log::warn!("ledger: the journal can't be read back: {error}");
+            }
+        }
+    }
+
+    /// An orderly end leaves no lease and no journal; any other leaves them to the next start.
+    fn finish(mut self, done: bool) {
+        self.tidy(done);
+        if !done || !self.shared.journal.is_done(self.committed) {
+            log::warn!("ledger: not everything is committed; the next start reads the journal");
+            return;
+        }
+        let run = self.shared.journal.files().run;
+        match self.connection.execute("DELETE FROM leases WHERE run = ?1", params![run]) {
+            Ok(_) => self.shared.journal.remove(),
+            Err(error) => log::warn!("ledger: leases were left: {error}"),
+        }
+    }
+}
+
+/// Books what processes that died have left, and removes their journals.
+pub(super) fn reconcile_dead(
+    path: &std::path::Path,
+    connection: &mut Connection,
+    known: &mut Known,
+) -> Result<(), LedgerError> {
+    let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
+    let io = |error: std::io::Error| match error.downcast::<rusqlite::Error>() {
+        Ok(error) => LedgerError::sql(path, &error),
+        Err(error) => LedgerError::io(path, &error),
+    };
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    let dead = reconcile::dead_runs(path).map_err(io)?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    known.refresh(&transaction).map_err(sql)?;
+    for run in &dead {
+        let found = run.book(&transaction, known).map_err(io)?;
+        log::warn!(
+            "ledger: a process ended without notice; {} rows booked from its journal, {} of them \
+             at their worst case, {} lines unreadable",
+            found.rows,
+            found.lost,
+            found.unreadable
+        );
+    }
+    transaction.commit().map_err(sql)?;
+    dead.into_iter().for_each(reconcile::Dead::remove);
+    Ok(())
+}

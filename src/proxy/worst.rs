@@ -1,0 +1,94 @@
+//! The most that an attempt can cost: what is held before it starts.
+//!
+//! Text is at most one token per byte (a byte-level tokenizer never makes more). Pictures and
+//! files have bounds of their own, and whatever makes a provider add input that the gateway can't
+//! see (a stored conversation, a search) is bounded by the model's window only.
+
+use super::admit;
+use super::exchange::{BodyFields, Call};
+use crate::catalog::Service;
+use crate::config::snapshot::{Model, Target};
+use crate::units::{Dialect, NanoUsd};
+use crate::wire::text_len::{self, Contents};
+use memchr::memmem;
+
+/// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
+/// (its vision guide, for gpt-4o-mini). The others stay below 5,000 by their own guides.
+const PICTURE: [(Dialect, u64); 3] =
+    [(Dialect::OpenAi, 48_169), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
+
+/// Words in a body that stand for input the gateway can't see.
+const UNSEEN: [&str; 8] = [
+    "previous_response_id",
+    "conversation",
+    "file_id",
+    "file_search",
+    "web_search",
+    "web_fetch",
+    "code_execution",
+    "\"mcp",
+];
+
+/// Searches that a provider makes for one request at most, where it may search at all.
+const MOST_SEARCHES: u64 = 10;
+
+/// Words without which a body holds neither picture nor file.
+const MEDIA: [&str; 6] = ["image", "file", "document", "audio", "video", "inline"];
+
+/// What a request can cost at a target; `None`: nothing bounds its output.
+pub fn cost(call: &Call, model: &Model, target: &Target, exact: bool) -> Option<NanoUsd> {
+    let output = match (takes_output(call), admit::output(model, &call.fields)) {
+        (false, _) => 0,
+        (true, Some(output)) => output,
+        (true, None) => largest_output(model, target)?,
+    };
+    let input = input(call, model, target, exact);
+    // Priority service is the dearest, and a provider may put a request there by default.
+    let services = [Service::Standard, Service::Priority];
+    let worst = services.map(|service| target.price.worst_case(input, output, service));
+    let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
+    let units = target.price.units_worst(images(call), call.body.len() as u64, searches);
+    Some(worst.into_iter().max().unwrap_or_default().saturating_add(units))
+}
+
+/// Whether the endpoint makes tokens of output at all.
+fn takes_output(call: &Call) -> bool {
+    use crate::wire::route::Endpoint::{CountTokens, Embeddings, Moderations};
+    !matches!(call.endpoint, CountTokens | Embeddings | Moderations) && call.metered
+}
+
+fn largest_output(model: &Model, target: &Target) -> Option<u64> {
+    let card = target.card.as_ref();
+    card.and_then(|card| card.max_output_tokens).or(model.context_window)
+}
+
+fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
+    let has = |words: &[&str]| {
+        words.iter().any(|word| memmem::find(&call.body, word.as_bytes()).is_some())
+    };
+    let window = target.card.as_ref().and_then(|card| card.max_input_tokens);
+    let window = window.or(model.context_window);
+    let bytes = call.body.len() as u64;
+    if !matches!(call.fields, BodyFields::Json(_)) {
+        return bytes;
+    }
+    let seen = if exact || has(&MEDIA) { contents(call, target) } else { bytes };
+    if has(&UNSEEN) { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
+}
+
+/// Text by its bytes, pictures by their dialect's bound, other data by its bytes.
+fn contents(call: &Call, target: &Target) -> u64 {
+    let Some(Contents { text, pictures, data }) = text_len::contents(&call.body) else {
+        return call.body.len() as u64;
+    };
+    let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
+    let picture = picture.map_or(48_169, |(_, tokens)| *tokens);
+    text + pictures.saturating_mul(picture) + data
+}
+
+fn images(call: &Call) -> u64 {
+    match &call.fields {
+        BodyFields::Json(fields) => fields.n.unwrap_or(1).max(1),
+        BodyFields::Form(..) | BodyFields::Opaque => 1,
+    }
+}
