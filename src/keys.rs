@@ -60,9 +60,9 @@ impl KeyTable {
         self.by_hash.get(&sha256(presented.as_bytes()))
     }
 
-    /// Whether a key with this hash is in force.
-    pub fn contains(&self, hash: &[u8; 32]) -> bool {
-        self.by_hash.contains_key(hash)
+    /// The key with this hash, if it is in force.
+    pub fn by_hash(&self, hash: &[u8; 32]) -> Option<&Arc<Caller>> {
+        self.by_hash.get(hash)
     }
 
     /// How many keys there are.

@@ -33,6 +33,7 @@ pub mod keygen;
 pub mod catalog;
 // books: what was spent, kept on disk by a thread of its own
 pub mod ledger;
+pub mod budget;
 // config: as written -> resolved and checked
 pub mod config;
 pub mod plan;

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// In place of a model or team that the configuration doesn't know.
 pub const NONE: &str = "-";
 
+/// The labels of an account.
+const BUDGET: &[&str] = &["scope", "id", "per"];
+
 /// Seconds, from 1 ms to 5 minutes: an LLM answers in anything between.
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -37,6 +40,10 @@ pub struct Metrics {
     pub fallbacks: IntCounterVec,
     pub fallback_rate: prometheus::Gauge,
     pub limited: IntCounterVec,
+    pub budget_refused: IntCounterVec,
+    pub budget_spent: GaugeVec,
+    pub budget_held: GaugeVec,
+    pub budget_cap: GaugeVec,
     pub abandoned_streams: IntCounterVec,
     pub abandoned_tokens: IntCounterVec,
     pub inflight: IntGaugeVec,
@@ -113,6 +120,14 @@ impl Metrics {
                 "fallback_rate",
                 "Share of requests that fell back, over the last five minutes.",
             )?,
+            budget_refused: r.counters(
+                "budget_refused_total",
+                "Requests refused by a budget.",
+                &["scope"],
+            )?,
+            budget_spent: r.gauges("budget_spent_usd", "Spent in the running window.", BUDGET)?,
+            budget_held: r.gauges("budget_held_usd", "Held for running attempts.", BUDGET)?,
+            budget_cap: r.gauges("budget_cap_usd", "The cap of the window.", BUDGET)?,
             limited: r.counters(
                 "limited_total",
                 "Requests refused by a limit.",

@@ -1,6 +1,8 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
 use crate::access_log::AccessLog;
+use crate::budget::Budgets;
+use crate::config::snapshot::OnFailure;
 use crate::ledger::Ledger;
 use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
@@ -34,6 +36,8 @@ pub struct Gateway {
     token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
+    /// What may still be spent.
+    pub budgets: Arc<Budgets>,
     /// How many requests fell back, over the last five minutes.
     pub fallbacks: FallbackRate,
     /// Request bodies in memory.
@@ -48,6 +52,7 @@ pub struct Gateway {
 impl Gateway {
     /// Puts the parts together.
     pub fn new(live: Live, metrics: Metrics, access_log: AccessLog, ledger: Arc<Ledger>) -> Self {
+        let zone = live.peek().timezone;
         let gateway = Gateway {
             live,
             metrics,
@@ -55,6 +60,7 @@ impl Gateway {
             resolver: Resolver::default(),
             health: HealthTable::default(),
             limiter: Limiter::new(Instant::now()),
+            budgets: Budgets::new(ledger.clone(), zone),
             ledger,
             strangers: Rate::new(Duration::from_secs(1)),
             token_rates: Mutex::default(),
@@ -119,6 +125,8 @@ impl Gateway {
         let snapshot = self.live.peek();
         self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         self.metrics.credential.reset();
+        self.budgets.set_zone(snapshot.timezone);
+        self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));

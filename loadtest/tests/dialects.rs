@@ -187,7 +187,7 @@ async fn completions_embeddings_moderations_images_speech_models() {
     let raw =
         post(&p, "/v1/audio/speech", "", &json!({ "model": "sim+size=1000", "input": "hi" })).await;
     assert_eq!((raw.body.len(), raw.chunks.len()), (1000, 4));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = common::http().no_proxy().build().unwrap();
     let url = format!("{}/v1/models", p.base());
     let openai: Value = client.get(&url).send().await.unwrap().json().await.unwrap();
     assert_eq!(openai["object"], "list");

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tollbar_loadtest::provider::{Cut, Gate, Provider, Script};
 
 fn h2c() -> reqwest::Client {
-    reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap()
+    common::http().http2_prior_knowledge().no_proxy().build().unwrap()
 }
 
 async fn h2_post(client: &reqwest::Client, p: &Provider, body: &Value) -> reqwest::Response {
@@ -187,7 +187,7 @@ async fn h2_cuts_reset_the_stream_and_departures_are_noticed() {
 #[tokio::test]
 async fn the_control_endpoint_serves_another_process() {
     let p = provider();
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = common::http().no_proxy().build().unwrap();
     let url = |path: &str| format!("{}{path}", p.base());
     let order = json!({ "model": "m", "scripts": [{ "status": 418 }, { "cut": "headers" }, { "cut": 2, "chunks": 4 }] });
     let answer: Value =

@@ -5,7 +5,9 @@ mod reports;
 use crate::config::snapshot::Snapshot;
 use crate::reload::Outcome;
 use crate::state::Gateway;
+use crate::units::NanoUsd;
 use async_trait::async_trait;
+use chrono::Utc;
 use http::{Method, Response};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
@@ -42,13 +44,14 @@ impl AdminApi {
         match (&header.method, path.as_str()) {
             (&Method::GET, "/status") => json_answer(200, &self.status()),
             (&Method::POST, "/reload") => self.reload().await,
+            (&Method::GET, "/budgets") => reports::budgets(&self.gateway),
             (&Method::GET, "/spend") => reports::spend(self.gateway.ledger.path(), &query).await,
             (&Method::GET, "/requests") => {
                 reports::requests(self.gateway.ledger.path(), &query).await
             }
             (
                 _,
-                "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload" | "/spend"
+                "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload" | "/budgets" | "/spend"
                 | "/requests",
             ) => error(405, "method_not_allowed", "this path takes another method"),
             _ => error(404, "unknown_path", "there is nothing at this path"),
@@ -67,6 +70,7 @@ impl AdminApi {
         let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
         self.gateway.metrics.buffered_bytes.set(buffered);
         self.publish_breakers();
+        self.publish_budgets();
         let (metrics, ledger) = (&self.gateway.metrics, &self.gateway.ledger);
         metrics.ledger_rows.set(i64::try_from(ledger.rows()).unwrap_or(i64::MAX));
         metrics.ledger_lag.set(ledger.lag().as_secs_f64());
@@ -75,6 +79,21 @@ impl AdminApi {
         self.gateway.metrics.fallback_rate.set(self.gateway.fallbacks.share(second));
         let body = self.gateway.metrics.render();
         build(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    }
+
+    fn publish_budgets(&self) {
+        let metrics = &self.gateway.metrics;
+        for gauge in [&metrics.budget_spent, &metrics.budget_held, &metrics.budget_cap] {
+            gauge.reset();
+        }
+        #[allow(clippy::cast_precision_loss)] // a metric is a float; the ledger is not
+        let usd = |amount: NanoUsd| amount.0 as f64 / 1e9;
+        for account in self.gateway.budgets.view(Utc::now()) {
+            let labels = [account.kind.as_str(), &account.id, account.per.as_str()];
+            metrics.budget_spent.with_label_values(&labels).set(usd(account.spent));
+            metrics.budget_held.with_label_values(&labels).set(usd(account.held));
+            metrics.budget_cap.with_label_values(&labels).set(usd(account.cap));
+        }
     }
 
     fn publish_breakers(&self) {

@@ -2,6 +2,7 @@
 
 use super::{build, error};
 use crate::ledger::{self, Column, Filter, LedgerError, Row, SpendRow, instant};
+use crate::state::Gateway;
 use crate::units::NanoUsd;
 use chrono::{DateTime, NaiveDate, Utc};
 use http::Response;
@@ -36,6 +37,26 @@ pub async fn spend(path: &Path, query: &str) -> Response<Vec<u8>> {
         shown.add_usd("cost_usd", row.cost);
         shown
     })
+}
+
+/// Every account of a window that runs: cap, spent, held, and when the window ends.
+pub fn budgets(gateway: &Gateway) -> Response<Vec<u8>> {
+    let accounts = gateway.budgets.view(Utc::now());
+    let rows: Vec<Shown> = accounts
+        .iter()
+        .map(|account| {
+            let mut shown = Shown::default();
+            shown.add("scope", &account.kind.as_str());
+            shown.add("id", &account.id);
+            shown.add("per", &account.per.as_str());
+            shown.add_usd("cap_usd", account.cap);
+            shown.add_usd("spent_usd", account.spent);
+            shown.add_usd("held_usd", account.held);
+            shown.add("window_end", &account.window_end.map(|end| end.to_rfc3339()));
+            shown
+        })
+        .collect();
+    data(&rows)
 }
 
 /// `?from&to&key&team&user&model&provider&outcome&request_id&limit`, newest first.

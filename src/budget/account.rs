@@ -47,7 +47,8 @@ pub(super) struct Window {
     pub(super) held: u64,
     /// What the store has last said; `None` before it has said anything.
     pub(super) lease: Option<Lease>,
-    /// Spent before the store was first asked: it is part of what the store says others spent.
+    /// Spent before the store was first asked, and so without a lease: it is part of what the
+    /// store says others spent.
     pub(super) before: u64,
     /// When the store was last asked.
     pub(super) asked: Option<DateTime<Utc>>,
@@ -161,7 +162,7 @@ impl Window {
             let alone = self.total_spent().saturating_add(worst);
             return Verdict::Refused { only_holds: alone <= self.cap };
         }
-        if own > lease.upto && !leaseless { Verdict::Ask } else { Verdict::Fits }
+        if own.saturating_sub(self.before) > lease.upto && !leaseless { Verdict::Ask } else { Verdict::Fits }
     }
 
     /// What the store should allow this process to spend in all: what is held and waited for, and
@@ -170,13 +171,14 @@ impl Window {
         let own = self.spent.saturating_add(self.held).saturating_add(self.wanted);
         let left = self.cap.saturating_sub(own.saturating_add(self.elsewhere()));
         let chunk = (self.cap / 64).max(worst.saturating_mul(4)).min(left / 2);
-        own.saturating_add(chunk)
+        own.saturating_add(chunk).saturating_sub(self.before)
     }
 
     /// Whether less than half a chunk of the lease is left, and the cap has more.
     pub(super) fn runs_low(&self, worst: u64) -> bool {
         let Some(lease) = self.lease else { return false };
-        let left = lease.upto.saturating_sub(self.spent.saturating_add(self.held));
+        let own = self.spent.saturating_add(self.held).saturating_sub(self.before);
+        let left = lease.upto.saturating_sub(own);
         let chunk = (self.cap / 64).max(worst.saturating_mul(4));
         let room = self.cap.saturating_sub(lease.upto.saturating_add(self.elsewhere()));
         // Under a hold's worth of room there is nothing to top up for.

@@ -1,7 +1,9 @@
 //! Calendar windows in a time zone, through clock changes.
 
 use crate::scope::Per;
-use chrono::{DateTime, Datelike, Days, Duration, LocalResult, Months, NaiveDate, Offset, TimeZone};
+use chrono::{
+    DateTime, Datelike, Days, Duration, LocalResult, Months, NaiveDate, Offset, TimeZone,
+};
 use chrono::{NaiveTime, Utc};
 use chrono_tz::Tz;
 
@@ -114,27 +116,93 @@ mod tests {
         for at in [from, "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T22:59:59Z"] {
             spans(Per::Day, zone, at, from, to);
         }
-        spans(Per::Week, zone, "2026-03-29T12:00:00Z", "2026-03-22T23:00:00Z", "2026-03-29T22:00:00Z");
-        spans(Per::Month, zone, "2026-03-15T00:00:00Z", "2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z");
-        spans(Per::Month, zone, "2026-10-31T23:30:00Z", "2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z");
-        spans(Per::Hour, zone, "2026-10-25T00:30:00Z", "2026-10-25T00:00:00Z", "2026-10-25T01:00:00Z");
-        spans(Per::Hour, zone, "2026-10-25T01:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z");
+        spans(
+            Per::Week,
+            zone,
+            "2026-03-29T12:00:00Z",
+            "2026-03-22T23:00:00Z",
+            "2026-03-29T22:00:00Z",
+        );
+        spans(
+            Per::Month,
+            zone,
+            "2026-03-15T00:00:00Z",
+            "2026-02-28T23:00:00Z",
+            "2026-03-31T22:00:00Z",
+        );
+        spans(
+            Per::Month,
+            zone,
+            "2026-10-31T23:30:00Z",
+            "2026-10-31T23:00:00Z",
+            "2026-11-30T23:00:00Z",
+        );
+        spans(
+            Per::Hour,
+            zone,
+            "2026-10-25T00:30:00Z",
+            "2026-10-25T00:00:00Z",
+            "2026-10-25T01:00:00Z",
+        );
+        spans(
+            Per::Hour,
+            zone,
+            "2026-10-25T01:30:00Z",
+            "2026-10-25T01:00:00Z",
+            "2026-10-25T02:00:00Z",
+        );
     }
 
     #[test]
     fn months_end_on_their_last_day_and_weeks_begin_on_monday() {
         let zone = Tz::UTC;
-        spans(Per::Month, zone, "2028-02-29T23:59:59Z", "2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z");
-        spans(Per::Month, zone, "2026-12-31T23:59:59Z", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z");
-        spans(Per::Week, zone, "2026-11-22T23:59:59Z", "2026-11-16T00:00:00Z", "2026-11-23T00:00:00Z");
-        spans(Per::Week, zone, "2026-11-23T00:00:00Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z");
-        spans(Per::Minute, zone, "2026-11-23T00:00:59.999Z", "2026-11-23T00:00:00Z", "2026-11-23T00:01:00Z");
+        spans(
+            Per::Month,
+            zone,
+            "2028-02-29T23:59:59Z",
+            "2028-02-01T00:00:00Z",
+            "2028-03-01T00:00:00Z",
+        );
+        spans(
+            Per::Month,
+            zone,
+            "2026-12-31T23:59:59Z",
+            "2026-12-01T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+        );
+        spans(
+            Per::Week,
+            zone,
+            "2026-11-22T23:59:59Z",
+            "2026-11-16T00:00:00Z",
+            "2026-11-23T00:00:00Z",
+        );
+        spans(
+            Per::Week,
+            zone,
+            "2026-11-23T00:00:00Z",
+            "2026-11-23T00:00:00Z",
+            "2026-11-30T00:00:00Z",
+        );
+        spans(
+            Per::Minute,
+            zone,
+            "2026-11-23T00:00:59.999Z",
+            "2026-11-23T00:00:00Z",
+            "2026-11-23T00:01:00Z",
+        );
         assert_eq!(window(Per::Total, zone, utc("2026-11-23T00:00:00Z")).ends, i64::MAX);
     }
 
     #[test]
     fn hours_follow_a_clock_that_is_half_an_hour_off() {
-        spans(Per::Hour, Asia::Kolkata, "2026-11-23T00:10:00Z", "2026-11-22T23:30:00Z", "2026-11-23T00:30:00Z");
+        spans(
+            Per::Hour,
+            Asia::Kolkata,
+            "2026-11-23T00:10:00Z",
+            "2026-11-22T23:30:00Z",
+            "2026-11-23T00:30:00Z",
+        );
     }
 
     /// Every instant lies in its window, and the windows follow each other without gap.

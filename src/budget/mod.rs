@@ -151,7 +151,8 @@ impl Budgets {
                     else {
                         return Err(*refusal);
                     };
-                    let there = place.take().filter(|p| p.number_at(account, refusal.per).is_some());
+                    let there =
+                        place.take().filter(|p| p.number_at(account, refusal.per).is_some());
                     let here = there.unwrap_or_else(|| Place::take(account.clone(), refusal.per));
                     here.turn(*seen).await;
                     place = Some(here);
@@ -239,10 +240,10 @@ impl Budgets {
         self.put(questions);
         let parts = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
-        let accounts = wanted.iter().zip(&parts).map(|(want, (_, span))| {
-            want.account.key(want.per, *span)
-        });
-        let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts: accounts.collect() };
+        let accounts =
+            wanted.iter().zip(&parts).map(|(want, (_, span))| want.account.key(want.per, *span));
+        let note =
+            HoldNote { request, at: now, worst, scopes: &scopes, accounts: accounts.collect() };
         let noted = self.store.hold(note, leaseless);
         let parts = parts.into_iter().map(|(part, _)| part).collect();
         match noted {

@@ -21,7 +21,7 @@ mod row;
 mod schema;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use error::LedgerError;
@@ -107,6 +107,7 @@ impl Ledger {
             segment_bytes: options.journal_bytes,
             committed: 0,
             looked: Instant::now(),
+            forgot: None,
         };
         let thread = std::thread::Builder::new()
             .name("ledger".into())
@@ -172,16 +173,15 @@ impl Ledger {
         result.map_err(|error| LedgerError::sql(&self.shared.path, &error))
     }
 
-    /// Deletes the attempts before a time, and the accounts of windows that ended a week before
-    /// it. Accounts of windows that still run keep their sums. Blocks.
+    /// Deletes the attempts before a time; returns how many. Accounts keep their sums, so that a
+    /// budget does not renew with it. Blocks.
     ///
     /// # Errors
     /// The database can't be written.
     pub fn prune(&self, before: DateTime<Utc>) -> Result<u64, LedgerError> {
-        let (at, ended) = (instant(before), before.timestamp() - 7 * 86_400);
         let mut deleted = 0;
         loop {
-            let at = at.clone();
+            let at = instant(before);
             let n = self.write(move |db| {
                 db.execute(
                     "DELETE FROM attempts WHERE id IN
@@ -191,14 +191,9 @@ impl Ledger {
             })? as u64;
             deleted += n;
             if n < PRUNE {
-                break;
+                return Ok(deleted);
             }
         }
-        self.write(move |db| {
-            db.execute("DELETE FROM leases WHERE ends < ?1", params![ended])?;
-            db.execute("DELETE FROM accounts WHERE ends < ?1", params![ended])
-        })?;
-        Ok(deleted)
     }
 
     /// Commits what there is and ends the writer. When nothing is held any more, the leases are

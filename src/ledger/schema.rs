@@ -1,8 +1,8 @@
 //! The tables, their versions, and how a database is opened.
 
 use super::error::LedgerError;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
-use std::path::Path;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Each step leads from the version of its place to the next. Never change one that was released.
@@ -85,19 +85,45 @@ pub(super) fn open(path: &Path, wait: Duration) -> Result<Connection, LedgerErro
 /// is read-only.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
     let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
-    let connection =
+    let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sql)?;
     connection.busy_timeout(Duration::from_secs(2)).map_err(sql)?;
-    let found = version(&connection).map_err(sql)?;
-    if found != VERSION {
-        return Err(if found > VERSION {
-            LedgerError::Newer { path: path.to_owned(), found, known: VERSION }
-        } else {
-            let detail = "not yet a ledger of this version; start the server on it once".into();
-            LedgerError::Other { path: path.to_owned(), detail }
-        });
+    let mut found = version(&connection);
+    if let Err(error) = &found
+        && error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+        && !wal(path).exists()
+    {
+        // Nobody writes it, and here nobody can: it is as if it were on a read-only disk.
+        connection = Connection::open_with_flags(
+            immutable(path),
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+        )
+        .map_err(sql)?;
+        found = version(&connection);
     }
-    Ok(connection)
+    let found = found.map_err(sql)?;
+    if found == VERSION {
+        return Ok(connection);
+    }
+    let path = path.to_owned();
+    Err(if found > VERSION {
+        LedgerError::Newer { path, found, known: VERSION }
+    } else {
+        let detail = "not yet a ledger of this version; start the server on it once".into();
+        LedgerError::Other { path, detail }
+    })
+}
+
+fn wal(path: &Path) -> PathBuf {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
+
+fn immutable(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{path}?immutable=1")
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<i64> {

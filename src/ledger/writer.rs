@@ -26,6 +26,9 @@ const IDLE: Duration = Duration::from_millis(250);
 /// How often journals of processes that died meanwhile are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How often the accounts of windows that are long over are forgotten.
+const FORGET: Duration = Duration::from_secs(3600);
+
 /// Something to be done with the connection.
 pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -63,6 +66,8 @@ pub(super) struct Writer {
     /// The place of the last committed row among the ends in the journal.
     pub(super) committed: u64,
     pub(super) looked: Instant,
+    /// When old accounts were last forgotten.
+    pub(super) forgot: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -103,6 +108,7 @@ impl Writer {
             }
             for job in batch.jobs.drain(..) {
                 job(&mut self.connection);
+                self.known.forget();
             }
             if batch.stop {
                 return self.finish(done);
@@ -220,6 +226,23 @@ impl Writer {
             if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known) {
                 log::warn!("ledger: {error}");
             }
+        }
+        if self.forgot.is_none_or(|forgot| forgot.elapsed() >= FORGET) {
+            self.forgot = Some(Instant::now());
+            self.forget_ended();
+        }
+    }
+
+    /// No attempt runs for a week: accounts of windows that ended before that get no cost any
+    /// more.
+    fn forget_ended(&mut self) {
+        let result = self.connection.execute_batch(
+            "DELETE FROM leases WHERE ends < unixepoch() - 7 * 86400;
+             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;",
+        );
+        self.known.forget();
+        if let Err(error) = result {
+            log::warn!("ledger: {}", LedgerError::sql(&self.shared.path, &error));
         }
     }
 

@@ -6,8 +6,11 @@ use super::authenticate::KEY_HEADERS;
 use super::exchange::{
     Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure, InflightGuard, exhausted,
 };
+use super::hold::{self, Money};
 use super::trust;
+use crate::budget::Hold;
 use crate::config::snapshot::{Http2, Provider, Snapshot, Target};
+use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
 use crate::plan::Candidate;
 use crate::plan::health::Permit;
@@ -70,18 +73,24 @@ const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
     let newest = gateway.live.snapshot();
     loop {
-        still_admitted(&newest, exchange.caller.as_deref())?;
+        let caller = still_admitted(&newest, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
         let Some(next) = next(gateway, call, &newest) else {
-            // Limits of the providers, and nothing else, stood in the way.
-            if let Some(refusal) = call.limited.as_ref().filter(|_| call.done.is_empty()) {
-                return Err(admit::refused(refusal));
-            }
-            return Err(exhausted(&call.done, &call.passed_over, Instant::now()));
+            return Err(nothing_left(call));
         };
         let began = Instant::now();
-        let provider = next.provider.clone();
-        begin(gateway, call, next, began);
+        let (provider, candidate) = (next.provider.clone(), &next.candidate);
+        let money = Money { gateway, snapshot: &newest, caller: &caller, request: &exchange.id };
+        let hold = match money.hold(call, candidate, &provider).await {
+            Ok(hold) => hold,
+            Err(hold::Short { reject, other_target_may_do: true }) => {
+                call.over_budget = Some(Box::new(reject));
+                call.next += 1;
+                continue;
+            }
+            Err(short) => return Err(short.reject),
+        };
+        begin(gateway, call, next, hold, began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
             Ok(address) => return peer(&provider, address, call),
             Err(error) => {
@@ -92,18 +101,31 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
     }
 }
 
+/// Why no target is left.
+fn nothing_left(call: &mut Call) -> Reject {
+    if call.done.is_empty() {
+        // The provider's limits or budgets, and nothing else, stood in the way.
+        if let Some(refusal) = &call.limited {
+            return admit::refused(refusal);
+        }
+        if let Some(reject) = call.over_budget.take() {
+            return *reject;
+        }
+    }
+    exhausted(&call.done, &call.passed_over, Instant::now())
+}
+
 /// The key that admitted this request must still be in force when another attempt starts.
-fn still_admitted(newest: &Snapshot, caller: Option<&crate::keys::Caller>) -> Result<(), Reject> {
+fn still_admitted(newest: &Snapshot, caller: Option<&Caller>) -> Result<Arc<Caller>, Reject> {
     let Some(caller) = caller else {
         return Err(missing());
     };
-    if newest.keys.contains(&caller.hash) {
-        return Ok(());
-    }
-    Err(Reject::new(
-        Reason::KeyRevoked,
-        format!("the key `{}` was revoked while the request ran.", caller.id),
-    ))
+    newest.keys.by_hash(&caller.hash).cloned().ok_or_else(|| {
+        Reject::new(
+            Reason::KeyRevoked,
+            format!("the key `{}` was revoked while the request ran.", caller.id),
+        )
+    })
 }
 
 /// A target that may be tried now.
@@ -148,7 +170,7 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
-fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
+fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Hold, started: Instant) {
     let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
@@ -163,6 +185,7 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, started: Instant) {
         at: Utc::now(),
         body,
         inflight,
+        hold: Some(hold),
         limits,
         permits,
         failure: None,
@@ -361,6 +384,9 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     if failure == Failure::Stale && call.stale < MAX_STALE {
         // It never carried a request: not an attempt, and nobody's failure.
         call.stale += 1;
+        if let Some(hold) = attempt.hold {
+            hold.release();
+        }
         return true;
     }
     let target = attempt.candidate.target.clone();

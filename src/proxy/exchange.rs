@@ -4,6 +4,7 @@
 use super::held::Control;
 use super::passthrough::Via;
 use crate::access_log::AttemptLine;
+use crate::budget::Hold;
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
 use crate::limits::{Permit as LimitPermit, Refusal};
@@ -147,6 +148,8 @@ pub struct Call {
     pub permit: LimitPermit,
     /// Tokens that the limits took it to use.
     pub tokens: u64,
+    /// The budget that kept a target from being tried, if one did.
+    pub over_budget: Option<Box<Reject>>,
     /// The limit that kept a target from being tried, if one did.
     pub limited: Option<Refusal>,
     /// The body's share of the process's byte budget.
@@ -197,6 +200,8 @@ pub struct Attempt {
     pub body: Bytes,
     /// Counts it among the running ones until dropped.
     pub inflight: InflightGuard,
+    /// Money held for it; `None` once it has been settled.
+    pub hold: Option<Hold>,
     /// What it has taken of its provider's limits.
     pub limits: LimitPermit,
     /// The target's permission, and that of the provider's credential.

@@ -7,6 +7,7 @@ mod authenticate;
 mod exchange;
 mod failure;
 mod held;
+mod hold;
 mod inspect;
 mod models;
 mod passthrough;
@@ -15,6 +16,7 @@ mod reply;
 mod settle;
 mod trust;
 mod window;
+mod worst;
 
 pub use exchange::ConnectionMark;
 
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Requests without a valid key that one address may send in a second.
-const STRANGERS_PER_SECOND: isize = 100;
+const STRANGERS_PER_SECOND: isize = 1000;
 
 /// The data plane.
 pub struct Edge {
@@ -208,6 +210,7 @@ impl Edge {
             permit,
             tokens,
             limited: None,
+            over_budget: None,
             control,
             plan,
             next: 0,

@@ -32,7 +32,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     });
     let record = book(gateway, exchange, &attempt, failure);
     correct_attempt(&mut attempt, &record);
-    gateway.ledger.append(row(exchange, &attempt, &record));
+    enter_books(gateway, exchange, &mut attempt, &record);
     match &record.failure {
         Some(failure) => judge(gateway, attempt, failure),
         None => praise(gateway, attempt, record.first_token.filter(|_| record.status < Some(300))),
@@ -54,17 +54,39 @@ pub fn attempt_failed(
     let record = if begun {
         book(gateway, exchange, &attempt, Some(failure))
     } else {
-        let record = unbilled(&attempt, failure);
+        let mut record = unbilled(&attempt, failure);
+        presume(&attempt, &mut record);
         count(gateway, &attempt, &record);
+        count_money(gateway, exchange, &attempt, &record);
         record
     };
     correct_attempt(&mut attempt, &record);
-    gateway.ledger.append(row(exchange, &attempt, &record));
+    enter_books(gateway, exchange, &mut attempt, &record);
     if let Some(failure) = &record.failure {
         judge(gateway, attempt, failure);
     }
     if let Some(call) = exchange.call.as_mut() {
         call.done.push(record);
+    }
+}
+
+/// A request that was sent and never answered may have been worked on, and be billed: its input
+/// is booked as an estimate.
+fn presume(attempt: &Attempt, record: &mut AttemptRecord) {
+    let may_have_run = matches!(
+        record.failure,
+        Some(
+            Failure::Broken(_)
+                | Failure::Timeout
+                | Failure::FirstToken
+                | Failure::Deadline
+                | Failure::ClientGone
+        )
+    );
+    if may_have_run && record.status.is_none() {
+        record.usage.input = Some((attempt.body.len() as u64).div_ceil(BYTES_PER_TOKEN));
+        record.source = UsageSource::Estimated;
+        record.cost = attempt.candidate.target.price.cost(&record.usage);
     }
 }
 
@@ -109,6 +131,20 @@ fn book(
     count(gateway, attempt, &record);
     count_money(gateway, exchange, attempt, &record);
     record
+}
+
+/// Settles the money that was held for the attempt, with its row in the ledger.
+fn enter_books(
+    gateway: &Gateway,
+    exchange: &Exchange,
+    attempt: &mut Attempt,
+    record: &AttemptRecord,
+) {
+    let row = row(exchange, attempt, record);
+    match attempt.hold.take() {
+        Some(hold) => hold.settle(record.cost, row),
+        None => gateway.ledger.append(row),
+    }
 }
 
 /// The attempt as the ledger keeps it.

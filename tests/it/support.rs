@@ -111,8 +111,12 @@ impl Server {
     /// Starts it with environment variables.
     pub fn start_with(config: &str, vars: &[(&str, &str)]) -> Self {
         let scratch = Scratch::new();
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        Self::start_in(scratch, vars)
+    }
+
+    fn start_in(scratch: Scratch, vars: &[(&str, &str)]) -> Self {
         let file = scratch.0.join("tollbar.yaml");
-        std::fs::write(&file, config).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_tollbar"))
             .args(["run", "-c"])
             .arg(&file)
@@ -182,6 +186,13 @@ impl Server {
         let status =
             Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// Starts another process on the same directory; this one must have ended.
+    pub fn again(mut self) -> Self {
+        let empty = PathBuf::from("/nonexistent/tollbar-it");
+        let scratch = Scratch(std::mem::replace(&mut self.scratch.0, empty));
+        Self::start_in(scratch, &[])
     }
 
     /// Waits for the process to end by itself.

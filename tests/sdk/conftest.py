@@ -33,7 +33,8 @@ KEY = "tb-sdk-test-key"
 LIMITED_KEY = "tb-sdk-limited-key"  # only `gpt*` and `claude*`
 EXPIRED_KEY = "tb-sdk-expired-key"
 POOR_KEY = "tb-sdk-poor-key"  # a budget that pays for nothing
-SLOW_KEY = "tb-sdk-slow-key"  # one request per minute
+# One request per minute each, so that one test does not use up the other's.
+SLOW_KEYS = {"openai": "tb-sdk-slow-key-1", "anthropic": "tb-sdk-slow-key-2"}
 PROVIDER_KEY = "sk-the-providers-own-key"
 
 # Each has one target, `sim-` and its own name, so that a test can script it alone.
@@ -87,7 +88,10 @@ def configuration(base):
         f'  - {{ id: some, hash: "{sha256(LIMITED_KEY)}", models: ["gpt*", "claude"], unlimited: true }}',
         f'  - {{ id: old, hash: "{sha256(EXPIRED_KEY)}", models: ["*"], unlimited: true, expires: 2020-01-01T00:00:00Z }}',
         f'  - {{ id: poor, hash: "{sha256(POOR_KEY)}", models: ["*"], budgets: [ {{ usd: 0.000000001, per: total }} ] }}',
-        f'  - {{ id: slow, hash: "{sha256(SLOW_KEY)}", models: ["*"], unlimited: true, limits: {{ rpm: 1 }} }}',
+        *(
+            f'  - {{ id: slow-{sdk}, hash: "{sha256(key)}", models: ["*"], unlimited: true, limits: {{ rpm: 1 }} }}'
+            for sdk, key in SLOW_KEYS.items()
+        ),
     ]
     return "\n".join(lines) + "\n"
 

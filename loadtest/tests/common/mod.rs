@@ -151,3 +151,10 @@ fn dechunk(mut bytes: &[u8], sizes: &mut Vec<usize>) -> Vec<u8> {
     }
     body
 }
+
+/// A client builder. Within the workspace reqwest may be built without a TLS provider of its own.
+#[allow(dead_code)]
+pub fn http() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}

@@ -1,0 +1,154 @@
+//! Money for an attempt: its worst case is held on every budget before a byte goes upstream.
+
+use super::exchange::Call;
+use super::{admit, worst};
+use crate::budget::{Charge, Hold, Refusal};
+use crate::config::snapshot::{Provider, Snapshot};
+use crate::keys::Caller;
+use crate::plan::Candidate;
+use crate::reject::{Reason, Reject};
+use crate::scope::ScopeKind;
+use crate::state::Gateway;
+use crate::units::NanoUsd;
+use chrono::Utc;
+use std::time::Duration;
+
+/// Whose money, and for which request.
+pub struct Money<'a> {
+    /// Where the budgets are.
+    pub gateway: &'a Gateway,
+    /// The newest caps.
+    pub snapshot: &'a Snapshot,
+    /// Who asks, as the newest configuration knows them.
+    pub caller: &'a Caller,
+    /// The request's id.
+    pub request: &'a str,
+}
+
+/// There is too little money for an attempt.
+pub struct Short {
+    /// What the client is told, if nothing else can be tried.
+    pub reject: Reject,
+    /// The budget is the target's own: another target may have money left.
+    pub other_target_may_do: bool,
+}
+
+impl Money<'_> {
+    /// Holds what the attempt can cost at most, waiting for other requests' holds if need be.
+    ///
+    /// # Errors
+    /// A budget has too little left, or can't be asked; nothing is held then.
+    pub async fn hold(
+        &self,
+        call: &Call,
+        candidate: &Candidate,
+        provider: &Provider,
+    ) -> Result<Hold, Short> {
+        let scopes = self.scopes(call, candidate, provider);
+        let charges: Vec<Charge<'_>> =
+            scopes.iter().map(|(kind, id, budgets)| Charge { kind: *kind, id, budgets }).collect();
+        let bounded = charges.iter().any(|charge| !charge.budgets.is_empty());
+        let worst = |exact| worst::cost(call, &candidate.model, &candidate.target, exact);
+        let first = match worst(false) {
+            Some(worst) => worst,
+            None if !bounded => NanoUsd(0),
+            None => return Err(unbounded(candidate)),
+        };
+        let refusal = match self.acquire(&charges, first).await {
+            Ok(hold) => return Ok(hold),
+            Err(refusal) => refusal,
+        };
+        // The bytes of a body are a crude bound: look closer before the answer is no.
+        match worst(true).filter(|closer| *closer < first && !refusal.store_failed) {
+            Some(closer) => match self.acquire(&charges, closer).await {
+                Ok(hold) => Ok(hold),
+                Err(refusal) => Err(self.short(&refusal, closer, call)),
+            },
+            None => Err(self.short(&refusal, first, call)),
+        }
+    }
+
+    fn scopes<'s>(
+        &'s self,
+        call: &'s Call,
+        candidate: &'s Candidate,
+        provider: &'s Provider,
+    ) -> Vec<(ScopeKind, &'s str, &'s [crate::scope::Budget])> {
+        let asked = admit::scopes(self.snapshot, self.caller, &call.model);
+        let mut scopes: Vec<_> = asked
+            .into_iter()
+            .map(|(kind, id, scope)| (kind, id, scope.budgets.as_slice()))
+            .collect();
+        scopes.push((ScopeKind::Provider, &provider.name, &provider.scope.budgets));
+        if candidate.model.name != call.model.name {
+            scopes.push((ScopeKind::Model, &candidate.model.name, &candidate.model.scope.budgets));
+        }
+        scopes
+    }
+
+    async fn acquire(&self, charges: &[Charge<'_>], worst: NanoUsd) -> Result<Hold, Box<Refusal>> {
+        let budgets = &self.gateway.budgets;
+        let wait = self.snapshot.admission_wait;
+        let patient = !wait.is_zero();
+        let holding = budgets.acquire(self.request, charges, worst, Utc::now, patient);
+        match tokio::time::timeout(wait.max(LEASE_WAIT), holding).await {
+            Ok(result) => result.map_err(Box::new),
+            // Whoever is in the way now is named.
+            Err(_) => budgets
+                .acquire(self.request, charges, worst, Utc::now, false)
+                .await
+                .map_err(Box::new),
+        }
+    }
+
+    fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
+        let labels = [refusal.kind.as_str()];
+        self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+        let own = match refusal.kind {
+            ScopeKind::Provider => true,
+            ScopeKind::Model => refusal.id != call.model.name,
+            _ => false,
+        };
+        Short { reject: refused(refusal, worst), other_target_may_do: own && !refusal.store_failed }
+    }
+}
+
+/// How long a request may wait for the store to extend its lease, even with `admission.wait: 0s`.
+const LEASE_WAIT: Duration = Duration::from_secs(2);
+
+fn unbounded(candidate: &Candidate) -> Short {
+    let message = format!(
+        "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens); the operator can set max_output_tokens on the model.",
+        candidate.model.name
+    );
+    let reject = Reject::new(Reason::InvalidRequest, message).param("max_tokens");
+    Short { reject, other_target_may_do: false }
+}
+
+fn refused(refusal: &Refusal, worst: NanoUsd) -> Reject {
+    if refusal.store_failed {
+        let message = "the gateway can't write its state file, and budgets fail closed. Tell the gateway's operator.";
+        return Reject::new(Reason::StateUnavailable, message).retry_after(Duration::from_secs(5));
+    }
+    let whose = match refusal.kind {
+        ScopeKind::Global => "the whole gateway".to_owned(),
+        kind => format!("the {} `{}`", kind.as_str(), refusal.id),
+    };
+    let until = match refusal.window_end {
+        Some(end) => format!("The window ends at {}.", end.to_rfc3339()),
+        None => "It is a total: it does not renew.".to_owned(),
+    };
+    let message = format!(
+        "the budget of {whose} has too little left for this request, which can cost up to ${worst}: cap ${} per {}, spent ${}, held ${} for running requests. {until} Ask for less output, or have the budget raised.",
+        refusal.cap, refusal.per, refusal.spent, refusal.held
+    );
+    let reject = Reject::new(Reason::BudgetExceeded, message)
+        .header("x-tollbar-budget-scope", refusal.kind.as_str())
+        .header("x-tollbar-budget-cap-usd", refusal.cap.to_string())
+        .header("x-tollbar-budget-spent-usd", refusal.spent.to_string())
+        .header("x-tollbar-budget-held-usd", refusal.held.to_string());
+    match refusal.window_end {
+        Some(end) => reject.header("x-tollbar-budget-resets", end.to_rfc3339()),
+        None => reject,
+    }
+}
