@@ -1,6 +1,8 @@
 //! The command line: run | demo | check | spend | keygen.
 
+use crate::admin::reports;
 use crate::config::{self, Environment, ProcessEnvironment};
+use crate::ledger;
 use crate::reload::Source;
 use crate::server::{self, Options};
 use crate::{demo, keygen};
@@ -33,6 +35,23 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// What was spent, from the ledger; also while the server runs.
+    Spend {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// From this date (UTC midnight) or RFC 3339 time on.
+        #[arg(long)]
+        from: Option<String>,
+        /// Until before this date or time.
+        #[arg(long)]
+        to: Option<String>,
+        /// Columns, separated by commas: key, team, user, model, provider, target_model, outcome, hour, day, month.
+        #[arg(long, default_value = "model")]
+        group_by: String,
+        /// Comma-separated values instead of a table.
+        #[arg(long)]
+        csv: bool,
+    },
     /// Make a new virtual key: it is shown once, the configuration holds only its hash.
     Keygen {
         /// The key's id in the configuration.
@@ -55,6 +74,9 @@ pub fn main() -> ExitCode {
         Command::Run { file, upgrade } => run(&file, upgrade),
         Command::Demo => demo::main(),
         Command::Check { file } => check(&file),
+        Command::Spend { file, from, to, group_by, csv } => {
+            spend(&file, from.as_deref(), to.as_deref(), &group_by, csv)
+        }
         Command::Keygen { id } => {
             print!("{}", keygen::text(&keygen::generate(&mut rand::rng()), &id));
             ExitCode::SUCCESS
@@ -102,6 +124,9 @@ fn check(file: &ConfigFile) -> ExitCode {
             for warning in &loaded.warnings {
                 println!("warning: {}", warning.located(&path.display().to_string()));
             }
+            for setting in config::not_acted_on(&loaded.snapshot) {
+                println!("warning: {setting}");
+            }
             print!("{}", config::plan(&loaded.snapshot));
             ExitCode::SUCCESS
         }
@@ -110,4 +135,75 @@ fn check(file: &ConfigFile) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn spend(
+    file: &ConfigFile,
+    from: Option<&str>,
+    to: Option<&str>,
+    group_by: &str,
+    csv: bool,
+) -> ExitCode {
+    match spent(file, from, to, group_by, csv) {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("tollbar: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn spent(
+    file: &ConfigFile,
+    from: Option<&str>,
+    to: Option<&str>,
+    group_by: &str,
+    csv: bool,
+) -> Result<String, String> {
+    let environment: &dyn Environment = &ProcessEnvironment;
+    let path = config::find(file.config.as_deref(), environment)
+        .ok_or("there is no configuration file.\nname one with -c FILE or $TOLLBAR_CONFIG.")?;
+    let loaded = config::load(&path, environment, 1).map_err(|invalid| invalid.to_string())?;
+    let columns = reports::columns(group_by)?;
+    let (from, to) = (from.map(reports::time).transpose()?, to.map(reports::time).transpose()?);
+    let rows = ledger::spend(&loaded.snapshot.state_path, from, to, &columns)
+        .map_err(|error| format!("{error}\nhas the server run with this configuration yet?"))?;
+    let mut table =
+        vec![columns.iter().map(|column| column.as_str().to_owned()).collect::<Vec<_>>()];
+    let sums = ["requests", "attempts", "input_tokens", "output_tokens", "cost_usd"];
+    if let Some(head) = table.first_mut() {
+        head.extend(sums.map(str::to_owned));
+    }
+    for row in rows {
+        let mut line: Vec<String> =
+            row.group.iter().map(|value| value.clone().unwrap_or_else(|| "-".into())).collect();
+        line.extend(
+            [row.requests, row.attempts, row.input_tokens, row.output_tokens]
+                .map(|n| n.to_string()),
+        );
+        line.push(row.cost.to_string());
+        table.push(line);
+    }
+    Ok(if csv { as_csv(&table) } else { as_table(&table) })
+}
+
+fn as_csv(table: &[Vec<String>]) -> String {
+    let cell = |text: &String| match text.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.clone(),
+    };
+    table.iter().map(|line| line.iter().map(cell).collect::<Vec<_>>().join(",") + "\n").collect()
+}
+
+fn as_table(table: &[Vec<String>]) -> String {
+    let width = |at: usize| table.iter().filter_map(|line| line.get(at)).map(String::len).max();
+    let padded = |line: &Vec<String>| {
+        let cells = line.iter().enumerate();
+        let cells = cells.map(|(at, cell)| format!("{cell:>w$}", w = width(at).unwrap_or(0)));
+        cells.collect::<Vec<_>>().join("  ") + "\n"
+    };
+    table.iter().map(padded).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::access_log::AccessLog;
 use crate::budget::Budgets;
-use crate::config::snapshot::OnFailure;
+use crate::config::{self, snapshot::OnFailure};
 use crate::ledger::Ledger;
 use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
@@ -125,6 +125,9 @@ impl Gateway {
         let snapshot = self.live.peek();
         self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         self.metrics.credential.reset();
+        for setting in config::not_acted_on(&snapshot) {
+            log::warn!("{setting}");
+        }
         self.budgets.set_zone(snapshot.timezone);
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);

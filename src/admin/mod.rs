@@ -1,6 +1,6 @@
 //! The admin listener: health and metrics for all, the rest for the admin token.
 
-mod reports;
+pub mod reports;
 
 use crate::config::snapshot::Snapshot;
 use crate::reload::Outcome;

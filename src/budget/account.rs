@@ -3,7 +3,7 @@
 use super::calendar::{self, Span};
 use super::lease::Ticket;
 use super::wait::Queue;
-use crate::ledger::{AccountKey, Lease};
+use crate::ledger::{AccountKey, AccountName, Lease};
 use crate::scope::{Per, ScopeKind};
 use crate::units::Name;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -40,6 +40,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) span: Span,
+    /// Its name in the store, once it was asked for.
+    pub(super) key: Option<AccountKey>,
     /// As the last request saw it in the configuration.
     pub(super) cap: u64,
     /// By this process, since its start.
@@ -83,9 +85,10 @@ impl Account {
         Some(change(slot, index))
     }
 
+    /// The name of a window of this scope.
     pub(super) fn key(&self, per: Per, span: Span) -> AccountKey {
         let (starts, ends) = (span.starts, span.ends);
-        AccountKey { kind: self.kind, id: self.id.clone(), per, starts, ends }
+        AccountName { kind: self.kind, id: self.id.clone(), per, starts, ends }.into()
     }
 }
 
@@ -133,6 +136,7 @@ impl Slot {
     fn add(&mut self, span: Span) -> usize {
         self.windows.push(Window {
             span,
+            key: None,
             cap: 0,
             spent: 0,
             held: 0,
@@ -162,7 +166,11 @@ impl Window {
             let alone = self.total_spent().saturating_add(worst);
             return Verdict::Refused { only_holds: alone <= self.cap };
         }
-        if own.saturating_sub(self.before) > lease.upto && !leaseless { Verdict::Ask } else { Verdict::Fits }
+        if own.saturating_sub(self.before) > lease.upto && !leaseless {
+            Verdict::Ask
+        } else {
+            Verdict::Fits
+        }
     }
 
     /// What the store should allow this process to spend in all: what is held and waited for, and

@@ -128,7 +128,8 @@ pub(super) fn question(
     if window.lease.is_none() {
         window.before = window.spent;
     }
-    let ask = LeaseAsk { account: account.key(per, window.span), cap: window.cap, want };
+    let name = window.key.get_or_insert_with(|| account.key(per, window.span)).clone();
+    let ask = LeaseAsk { account: name, cap: window.cap, want };
     let starts = window.span.starts;
     Some(Question {
         ask,

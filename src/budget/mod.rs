@@ -12,6 +12,7 @@ pub mod calendar;
 mod hold;
 mod lease;
 mod refusal;
+mod take;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -20,17 +21,18 @@ pub use hold::Hold;
 pub use lease::LeaseTicket;
 pub use refusal::{HoldError, Refusal};
 
-use crate::ledger::{HoldNote, Store};
+use crate::ledger::{AccountKey, HoldNote, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
 use crate::units::NanoUsd;
-use account::{Account, Slot, Verdict, slot};
+use account::{Account, Slot, slot};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use hold::Part;
 use lease::Question;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use take::{Locked, Wanted};
 use wait::Place;
 
 /// What an attempt is charged to. A scope without budgets is named too: a row that nobody lived
@@ -74,18 +76,6 @@ pub struct Budgets {
     zone: Mutex<Tz>,
     fail_open: AtomicBool,
 }
-
-/// One account that a hold is wanted on.
-struct Wanted {
-    account: Arc<Account>,
-    per: Per,
-    cap: u64,
-    /// Its place in what was asked, which decides who is named in a refusal.
-    order: usize,
-}
-
-/// The accounts of a hold, locked.
-type Locked<'a> = Vec<MutexGuard<'a, Vec<Slot>>>;
 
 impl Budgets {
     /// No accounts yet: each is read from the store when it is first charged, or by
@@ -238,14 +228,10 @@ impl Budgets {
         let mut questions = Vec::new();
         let taken = self.take(&wanted, place, worst.0, now, leaseless, &mut questions);
         self.put(questions);
-        let parts = taken?;
+        let (parts, accounts) = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
-        let accounts =
-            wanted.iter().zip(&parts).map(|(want, (_, span))| want.account.key(want.per, *span));
-        let note =
-            HoldNote { request, at: now, worst, scopes: &scopes, accounts: accounts.collect() };
+        let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts };
         let noted = self.store.hold(note, leaseless);
-        let parts = parts.into_iter().map(|(part, _)| part).collect();
         match noted {
             Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, now)),
             Err(error) => {
@@ -265,65 +251,12 @@ impl Budgets {
         now: DateTime<Utc>,
         leaseless: bool,
         questions: &mut Vec<Question>,
-    ) -> Result<Vec<(Part, calendar::Span)>, HoldError> {
+    ) -> Result<(Vec<Part>, Vec<AccountKey>), HoldError> {
         let zone = *self.zone.lock();
-        let (mut locked, places) = lock(wanted);
-        let mut refused: Option<(bool, usize, HoldError)> = None;
-        let mut asked = Vec::new();
-        let mut indexes = Vec::with_capacity(wanted.len());
-        for (want, &at) in wanted.iter().zip(&places) {
-            let slot = slot(&mut locked[at], want.per);
-            let index = slot.current(zone, now);
-            indexes.push(index);
-            slot.windows[index].cap = want.cap;
-            let mine = place.and_then(|place| place.number_at(&want.account, want.per));
-            let verdict = match slot.windows[index].judge(worst, now, leaseless) {
-                Verdict::Fits if slot.queue.bars(mine) => Verdict::Refused { only_holds: true },
-                verdict => verdict,
-            };
-            match verdict {
-                Verdict::Fits => {}
-                Verdict::Ask => asked.push((want, at, index)),
-                Verdict::Refused { only_holds } => {
-                    let first = refused.as_ref().is_none_or(|(holds, order, _)| {
-                        (only_holds, want.order) < (*holds, *order)
-                    });
-                    if first {
-                        let refusal = HoldError::refused(&want.account, slot, index, only_holds);
-                        refused = Some((only_holds, want.order, refusal));
-                    }
-                }
-            }
-        }
-        if let Some((_, _, refusal)) = refused {
-            return Err(refusal);
-        }
-        if !asked.is_empty() {
-            let mut ticket = LeaseTicket::default();
-            for (want, at, index) in asked {
-                let slot = slot(&mut locked[at], want.per);
-                let wanted = &mut slot.windows[index].wanted;
-                *wanted = wanted.saturating_add(worst);
-                questions.extend(lease::question(&want.account, slot, index, worst, now));
-                ticket.tickets.extend(slot.windows[index].pending.clone());
-            }
-            return Err(HoldError::NeedsLease(ticket));
-        }
-        let each = wanted.iter().zip(places).zip(indexes).map(|((want, at), index)| {
-            let slot = slot(&mut locked[at], want.per);
-            let window = &mut slot.windows[index];
-            window.held = window.held.saturating_add(worst);
-            let span = window.span;
-            if window.runs_low(worst) {
-                questions.extend(lease::question(&want.account, slot, index, worst, now));
-            }
-            if let Some(next) = slot.ahead(index, zone, now) {
-                questions.extend(lease::question(&want.account, slot, next, worst, now));
-            }
-            let account = want.account.clone();
-            (Part { account, per: want.per, starts: span.starts }, span)
-        });
-        Ok(each.collect())
+        let mut accounts = Locked::new(wanted, zone, now);
+        accounts.judge(place, worst, now, leaseless)?;
+        accounts.ask(worst, now, questions)?;
+        Ok(accounts.take(worst, zone, now, questions))
     }
 
     fn put(&self, questions: Vec<Question>) {
@@ -351,17 +284,4 @@ impl Budgets {
         });
         wanted
     }
-}
-
-/// Locks each scope once; for every account, which of the locks is its own.
-fn lock(wanted: &[Wanted]) -> (Locked<'_>, Vec<usize>) {
-    let mut locked: Locked<'_> = Vec::with_capacity(wanted.len());
-    let mut places = Vec::with_capacity(wanted.len());
-    for (i, want) in wanted.iter().enumerate() {
-        if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
-            locked.push(want.account.slots.lock());
-        }
-        places.push(locked.len() - 1);
-    }
-    (locked, places)
 }

@@ -24,7 +24,7 @@ mod tests;
 mod text;
 mod yaml;
 
-pub use plan::{candidates, plan};
+pub use plan::{candidates, not_acted_on, plan};
 pub use problem::{Invalid, Problem};
 pub use snapshot::Snapshot;
 pub use suggest::nearest;

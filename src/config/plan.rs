@@ -3,6 +3,7 @@
 use super::check::{amount, dollars, multiple};
 use super::snapshot::{Model, Snapshot, Target};
 use crate::catalog::Price;
+use crate::keys::LowBudget;
 use crate::units::NanoUsd;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -25,6 +26,23 @@ pub fn candidates<'s>(
 fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
     let used = model.targets.iter().filter(|target| target.weight > 0);
     used.map(move |target| (model, target))
+}
+
+/// Settings that this version reads and doesn't act on: nobody may rely on them in silence.
+pub fn not_acted_on(snapshot: &Snapshot) -> Vec<&'static str> {
+    let clamps = snapshot.keys.iter().any(|key| key.low_budget == LowBudget::Clamp);
+    let settings = [
+        (
+            !snapshot.alerts.webhooks.is_empty(),
+            "alerts.webhooks: no webhook is called in this version",
+        ),
+        (clamps, "keys[].low_budget: clamp does nothing in this version; the request is refused"),
+        (
+            snapshot.state_retention.is_some(),
+            "state.retention: ledger rows are kept for ever in this version",
+        ),
+    ];
+    settings.into_iter().filter_map(|(set, text)| set.then_some(text)).collect()
 }
 
 /// What `tollbar check` prints after the warnings: for each model its candidates with price

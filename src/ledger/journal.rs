@@ -33,6 +33,8 @@ const IDS_PER_RUN: i64 = 1 << 40;
 
 /// A line of the journal.
 #[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)]
+// Never more than one at a time.
 pub(super) enum Line<'a> {
     /// A hold was given.
     H(Cow<'a, HoldLine<'a>>),

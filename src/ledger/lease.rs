@@ -7,7 +7,7 @@
 //! kill of the process the journal is complete, and its leases go as soon as it was read.
 
 use super::row::{Row, Word, instant};
-use super::store::{AccountKey, Lease, LeaseAsk};
+use super::store::{AccountKey, AccountName, Lease, LeaseAsk};
 use crate::scope::{Per, ScopeKind};
 use ahash::AHashMap;
 use chrono::{DateTime, Utc};
@@ -49,7 +49,8 @@ impl Known {
             let per = Per::read(row.get_ref(2)?.as_str()?);
             let id = row.get_ref(1)?.as_str()?.into();
             if let (Some(kind), Some(per)) = (kind, per) {
-                self.add(AccountKey { kind, id, per, starts: row.get(3)?, ends: row.get(4)? });
+                let (starts, ends) = (row.get(3)?, row.get(4)?);
+                self.add(AccountName { kind, id, per, starts, ends }.into());
             }
         }
         self.version = Some(version);
@@ -97,11 +98,11 @@ impl Booking {
             return;
         }
         for account in accounts {
-            *self.spent.entry(account.clone()).or_default() += cost;
-            *self.booked.entry(account.clone()).or_default() += cost;
+            add(&mut self.spent, account, cost);
+            add(&mut self.booked, account, cost);
         }
         for account in known.of(row).filter(|account| !accounts.contains(account)) {
-            *self.spent.entry(account.clone()).or_default() += cost;
+            add(&mut self.spent, account, cost);
         }
     }
 
@@ -135,6 +136,13 @@ impl Booking {
             ])?;
         }
         Ok(())
+    }
+}
+
+fn add(sums: &mut AHashMap<AccountKey, u64>, account: &AccountKey, cost: u64) {
+    match sums.get_mut(account) {
+        Some(sum) => *sum = sum.saturating_add(cost),
+        None => drop(sums.insert(account.clone(), cost)),
     }
 }
 

@@ -27,7 +27,9 @@ mod writer;
 pub use error::LedgerError;
 pub use query::{Column, Filter, SpendRow, requests, spend};
 pub use row::{Row, instant};
-pub use store::{AccountKey, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, Store, StoreError};
+pub use store::{
+    AccountKey, AccountName, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, Store, StoreError,
+};
 
 use chrono::{DateTime, Utc};
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -94,6 +96,7 @@ impl Ledger {
             journal,
             committing: AtomicBool::new(true),
             rows: AtomicU64::new(0),
+            fresh: Mutex::default(),
             queued: AtomicU64::new(0),
             spilled: AtomicBool::new(false),
             oldest: Mutex::new(None),
@@ -218,8 +221,13 @@ impl Ledger {
                 return false;
             }
             self.shared.queued.fetch_add(1, Ordering::AcqRel);
+            let first = {
+                let mut fresh = self.shared.fresh.lock();
+                fresh.push(queued);
+                fresh.len() == 1
+            };
             // Closed: the journal has the row, and the next start reads it.
-            self.commands.send(Command::Row(Box::new(queued))).is_ok()
+            !first || self.commands.send(Command::Rows).is_ok()
         });
     }
 }

@@ -21,8 +21,10 @@ pub struct Row {
     /// The virtual key.
     pub key_id: String,
     /// The key's team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub team: Option<String>,
     /// The key's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The model served, by the name clients use.
     pub model: String,
@@ -35,18 +37,24 @@ pub struct Row {
     /// How it ended, in one word; `lost` when the process did not live to see it.
     pub outcome: Cow<'static, str>,
     /// The provider's status, if it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Whether the answer was streamed.
     pub stream: bool,
     /// All input tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u64>,
     /// Of them read from the provider's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input_tokens: Option<u64>,
     /// Of them written to the provider's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write_tokens: Option<u64>,
     /// All output tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u64>,
     /// Of them spent on reasoning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_tokens: Option<u64>,
     /// Where the token numbers are from.
     #[serde(with = "word")]
@@ -57,6 +65,7 @@ pub struct Row {
     /// The price list the cost was computed with.
     pub price_version: String,
     /// Until the first byte of the answer, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
     /// The whole attempt, in milliseconds.
     pub duration_ms: u64,

@@ -6,13 +6,29 @@ use crate::scope::{Per, ScopeKind};
 use crate::units::{Name, NanoUsd};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// The most that one attempt can be booked at: nine million dollars. It keeps every sum exact.
 pub const MAX_COST: NanoUsd = NanoUsd(1 << 53);
 
-/// One budget window of one scope.
+/// One budget window of one scope. Cheap to clone, and to write to the journal: the words of it
+/// are made once.
+#[derive(Debug, Clone)]
+pub struct AccountKey(Arc<Made>);
+
+#[derive(Debug)]
+struct Made {
+    account: AccountName,
+    /// As JSON.
+    line: Option<Box<RawValue>>,
+}
+
+/// What names an account.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct AccountKey {
+pub struct AccountName {
     /// What kind of scope.
     #[serde(with = "word", rename = "k")]
     pub kind: ScopeKind,
@@ -28,6 +44,50 @@ pub struct AccountKey {
     /// The first second after it; `i64::MAX` for one that never ends.
     #[serde(rename = "e")]
     pub ends: i64,
+}
+
+impl From<AccountName> for AccountKey {
+    fn from(account: AccountName) -> AccountKey {
+        let line = serde_json::value::to_raw_value(&account).ok();
+        AccountKey(Arc::new(Made { account, line }))
+    }
+}
+
+impl Deref for AccountKey {
+    type Target = AccountName;
+
+    fn deref(&self) -> &AccountName {
+        &self.0.account
+    }
+}
+
+impl PartialEq for AccountKey {
+    fn eq(&self, other: &AccountKey) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || **self == **other
+    }
+}
+
+impl Eq for AccountKey {}
+
+impl Hash for AccountKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl Serialize for AccountKey {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match &self.0.line {
+            Some(line) => line.serialize(s),
+            None => (**self).serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<AccountKey, D::Error> {
+        AccountName::deserialize(d).map(AccountKey::from)
+    }
 }
 
 fn write_name<S: Serializer>(name: &Name, s: S) -> Result<S::Ok, S::Error> {

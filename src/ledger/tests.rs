@@ -201,7 +201,7 @@ fn journal_files_go_when_their_rows_are_committed_and_holds_move_on() {
 
 fn account(id: &str) -> AccountKey {
     let (kind, id) = (ScopeKind::Key, Name::from(id));
-    AccountKey { kind, id, per: Per::Total, starts: 0, ends: i64::MAX }
+    AccountName { kind, id, per: Per::Total, starts: 0, ends: i64::MAX }.into()
 }
 
 fn note(request: &str, accounts: Vec<AccountKey>) -> HoldNote<'_> {

@@ -14,10 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Rows in one transaction.
-const BATCH: usize = 512;
-
-/// How long the first row of a batch waits for others.
+/// How long the first row of a batch waits for others. In that time their makers wake nobody.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// How long the thread sleeps when there is nothing to do, or the database refuses.
@@ -34,7 +31,8 @@ pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// What the thread is asked for.
 pub(super) enum Command {
-    Row(Box<Queued>),
+    /// There are rows again.
+    Rows,
     Lease(LeaseAsk, LeaseDone),
     Job(Job),
     Flush(Sender<bool>),
@@ -49,7 +47,9 @@ pub(super) struct Shared {
     pub(super) committing: AtomicBool,
     /// Rows committed by this process.
     pub(super) rows: AtomicU64,
-    /// Rows on their way.
+    /// Rows since the last batch was taken.
+    pub(super) fresh: Mutex<Vec<Queued>>,
+    /// Rows on their way, in the batch or before it.
     pub(super) queued: AtomicU64,
     /// Rows were left to the journal alone.
     pub(super) spilled: AtomicBool,
@@ -72,7 +72,7 @@ pub(super) struct Writer {
 
 #[derive(Default)]
 struct Batch {
-    rows: Vec<Box<Queued>>,
+    rows: Vec<Queued>,
     leases: Vec<(LeaseAsk, LeaseDone)>,
     jobs: Vec<Job>,
     flushes: Vec<Sender<bool>>,
@@ -82,7 +82,7 @@ struct Batch {
 impl Batch {
     fn add(&mut self, command: Command) {
         match command {
-            Command::Row(row) => self.rows.push(row),
+            Command::Rows => {}
             Command::Lease(ask, done) => self.leases.push((ask, done)),
             Command::Job(job) => self.jobs.push(job),
             Command::Flush(done) => self.flushes.push(done),
@@ -121,23 +121,18 @@ impl Writer {
     fn gather(&self, batch: &mut Batch) {
         match self.commands.recv_timeout(IDLE) {
             Ok(command) => batch.add(command),
-            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => batch.stop = true,
         }
         let until = Instant::now() + GATHER;
-        // While the database refuses, everything is taken in: leases must not wait behind rows.
-        let most = if self.shared.committing.load(Ordering::Acquire) { BATCH } else { usize::MAX };
-        while batch.rows.len() < most && !batch.stop {
-            let next = if batch.is_urgent() {
-                self.commands.try_recv().ok()
-            } else {
-                self.commands.recv_deadline(until).ok()
-            };
-            match next {
-                Some(command) => batch.add(command),
-                None => break,
+        while !batch.is_urgent() && !self.shared.fresh.lock().is_empty() {
+            match self.commands.recv_deadline(until) {
+                Ok(command) => batch.add(command),
+                Err(_) => break,
             }
         }
+        self.commands.try_iter().for_each(|command| batch.add(command));
+        batch.rows.append(&mut self.shared.fresh.lock());
     }
 
     /// Commits the batch; its leases are answered in any case, its rows stay if it failed.
@@ -217,7 +212,7 @@ impl Writer {
             self.probe();
             return;
         }
-        if self.shared.spilled.load(Ordering::Acquire) && self.commands.is_empty() {
+        if self.shared.spilled.load(Ordering::Acquire) {
             self.read_spilled();
         }
         if self.looked.elapsed() >= LOOK {
