@@ -1,6 +1,6 @@
 //! `GET /v1/models`, and the health of the data listener.
 
-use super::Step;
+use super::accept::Step;
 use crate::config::snapshot::Snapshot;
 use crate::keys::Caller;
 use crate::reject::Reject;

@@ -1,8 +1,8 @@
 //! The answer goes past: chunks leave as they come, a copy of them is metered.
 
-use super::attempt::asks_usage;
 use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
 use super::settle;
+use super::upstream::asks_usage;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::meter::{End, Meter};

@@ -1,0 +1,226 @@
+//! What goes upstream: which peer, with which header, with which bytes.
+
+use super::authenticate::KEY_HEADERS;
+use super::exchange::{BodyFields, Call, Exchange};
+use super::trust;
+use crate::config::snapshot::{Http2, Provider, Target};
+use crate::plan::Candidate;
+use crate::reject::{Reason, Reject};
+use crate::state::Gateway;
+use crate::units::Dialect;
+use crate::wire::multipart;
+use crate::wire::route::Endpoint;
+use crate::wire::scan::CapName;
+use crate::wire::splice::{self, Wanted};
+use bytes::Bytes;
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue, Method};
+use pingora_core::protocols::ALPN;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, Instant};
+
+/// The version sent to Anthropic where the client named none.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// Request headers that end here: the client's credentials, what belongs to one hop, what
+/// claims to know where the request came from, and what the gateway sets itself.
+const NOT_FORWARDED: [&str; 20] = [
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "expect",
+    "content-length",
+    "accept-encoding",
+    "cookie",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-request-id",
+    "content-encoding",
+];
+
+/// The client's bytes, with the fields changed that this target needs.
+pub fn body_for(call: &Call, candidate: &Candidate) -> Bytes {
+    let target = &candidate.target;
+    match &call.fields {
+        BodyFields::Json(fields) => {
+            let wanted = Wanted {
+                model: (!call.endpoint.model_in_path()).then_some(target.model.as_str()),
+                output_cap: output_cap(call.endpoint, candidate),
+                include_usage: asks_usage(call.endpoint) && call.stream,
+            };
+            splice::splice(&call.body, &splice::edits(fields, &wanted))
+        }
+        BodyFields::Opaque => call.body.clone(),
+        BodyFields::Form(form, boundary) => {
+            splice::splice(&call.body, &multipart::edits(form, boundary, &target.model))
+        }
+    }
+}
+
+/// Whether usage has to be asked for in this endpoint's streams.
+pub fn asks_usage(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
+}
+
+/// The model's output cap, under the name that this endpoint knows it by.
+fn output_cap(endpoint: Endpoint, candidate: &Candidate) -> Option<(CapName, u64)> {
+    let cap = candidate.model.max_output_tokens?;
+    let name = match endpoint {
+        Endpoint::ChatCompletions if wants_new_name(&candidate.target) => {
+            CapName::MaxCompletionTokens
+        }
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Messages => {
+            CapName::MaxTokens
+        }
+        Endpoint::Responses => CapName::MaxOutputTokens,
+        Endpoint::GeminiGenerate | Endpoint::GeminiStream => CapName::GenerationConfig,
+        _ => return None,
+    };
+    Some((name, cap))
+}
+
+/// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.
+fn wants_new_name(target: &Target) -> bool {
+    let reasoning = |id: &str| {
+        id.starts_with("gpt-5")
+            || id.starts_with("o1")
+            || id.starts_with("o3")
+            || id.starts_with("o4")
+    };
+    let official = target
+        .card
+        .as_ref()
+        .is_some_and(|card| card.provider == "openai" || card.provider == "azure");
+    official || reasoning(target.model.rsplit('/').next().unwrap_or(&target.model))
+}
+
+pub fn peer(
+    provider: &Provider,
+    address: std::net::SocketAddr,
+    call: &Call,
+) -> Result<HttpPeer, Reject> {
+    // An empty SNI would switch certificate checks off in Pingora: the host is never empty.
+    let mut peer = HttpPeer::new(address, provider.tls, provider.host.clone());
+    let left = call.deadline.saturating_duration_since(Instant::now());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(provider.connect_timeout.min(left));
+    options.total_connection_timeout = Some(provider.connect_timeout.min(left));
+    options.read_timeout = Some(provider.read_timeout);
+    options.write_timeout = Some(provider.read_timeout);
+    options.idle_timeout = Some(Duration::from_secs(60));
+    options.max_h2_streams = 100;
+    options.alpn = match provider.http2 {
+        Http2::Auto if provider.tls => ALPN::H2H1,
+        Http2::Auto | Http2::Never => ALPN::H1,
+        Http2::Always => ALPN::H2,
+    };
+    if let Some(file) = &provider.ca_file {
+        options.ca =
+            Some(trust::roots(file).map_err(|why| Reject::new(Reason::InternalError, why))?);
+    }
+    // Connections are never shared between providers, nor between sets of trusted roots.
+    let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
+    hasher.write(provider.name.as_bytes());
+    hasher.write_u8(0);
+    hasher.write(provider.ca_file.as_ref().map_or(&[], |file| file.as_os_str().as_encoded_bytes()));
+    peer.group_key = hasher.finish();
+    Ok(peer)
+}
+
+/// The header of the upstream request, built anew: nothing of the client's goes through unless
+/// it may.
+///
+/// # Errors
+/// When the configured URL or headers can't be put on the wire.
+pub fn header(
+    gateway: &Gateway,
+    exchange: &Exchange,
+    client: &RequestHeader,
+) -> pingora_core::Result<RequestHeader> {
+    let newest = gateway.live.peek();
+    let missing =
+        || pingora_core::Error::explain(pingora_core::ErrorType::InternalError, "no attempt");
+    let call = exchange.call.as_ref().ok_or_else(missing)?;
+    let attempt = call.current.as_ref().ok_or_else(missing)?;
+    let target = &attempt.candidate.target;
+    let provider = newest.providers.get(&target.provider).ok_or_else(missing)?;
+    let (method, path) = match &call.via {
+        Some(via) => (via.method.clone(), via.target.clone()),
+        None => {
+            let path = call.endpoint.upstream_path(&target.model);
+            (Method::POST, format!("{}{path}", provider.base_path))
+        }
+    };
+    let mut header = RequestHeader::build(method, path.as_bytes(), Some(client.headers.len() + 4))?;
+    header.insert_header("host", provider.authority.as_str())?;
+    for (name, value) in forwarded(&client.headers) {
+        header.append_header(name.clone(), value.clone())?;
+    }
+    if !attempt.body.is_empty() || header.method == Method::POST {
+        header.insert_header("content-length", attempt.body.len().to_string())?;
+    }
+    // Compression would make streams arrive in bursts.
+    header.insert_header("accept-encoding", "identity")?;
+    if provider.dialect == Dialect::Anthropic && !client.headers.contains_key("anthropic-version") {
+        header.insert_header("anthropic-version", ANTHROPIC_VERSION)?;
+    }
+    credential(&mut header, provider)?;
+    for (name, value) in &provider.headers {
+        header.insert_header(name.clone(), secret_value(value.expose())?)?;
+    }
+    Ok(header)
+}
+
+fn credential(header: &mut RequestHeader, provider: &Provider) -> pingora_core::Result<()> {
+    let Some(key) = &provider.api_key else {
+        return Ok(());
+    };
+    match provider.dialect {
+        Dialect::OpenAi => header
+            .insert_header("authorization", secret_value(&format!("Bearer {}", key.expose()))?),
+        Dialect::Anthropic => header.insert_header("x-api-key", secret_value(key.expose())?),
+        Dialect::Gemini => header.insert_header("x-goog-api-key", secret_value(key.expose())?),
+    }
+}
+
+/// A header value that Debug output shows as `Sensitive`, and HTTP/2 never indexes.
+fn secret_value(text: &str) -> pingora_core::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        pingora_core::Error::explain(
+            pingora_core::ErrorType::InternalError,
+            "a configured header has characters that no header may have",
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The client's headers that a provider may see.
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let nominated: Vec<String> = headers
+        .get_all("connection")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    headers.iter().filter(move |(name, _)| {
+        let name = name.as_str();
+        !(NOT_FORWARDED.contains(&name)
+            || KEY_HEADERS.contains(&name)
+            || name.starts_with("x-tollbar-")
+            || name.starts_with("x-forwarded-")
+            || nominated.iter().any(|nominated| nominated == name))
+    })
+}
