@@ -142,6 +142,7 @@ async fn serve(
     let admin = Listening { socket: sockets.admin.socket, tls: None };
     let api = Arc::new(AdminApi::new(gateway.clone()));
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
+    tokio::spawn(prune(gateway.clone()));
     on_ready(&ready);
 
     let how = signals.wait(gateway).await;
@@ -164,6 +165,25 @@ async fn serve(
         let _ = tokio::time::timeout(LAST_BYTES, open.idle()).await;
     }
     Ok(())
+}
+
+/// Deletes ledger rows that are older than `state.retention`, once an hour.
+async fn prune(gateway: Arc<Gateway>) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    loop {
+        hourly.tick().await;
+        let kept = gateway.live.peek().state_retention;
+        let before = kept.and_then(|kept| {
+            chrono::Utc::now().checked_sub_signed(chrono::TimeDelta::from_std(kept).ok()?)
+        });
+        let Some(before) = before else { continue };
+        let ledger = gateway.ledger.clone();
+        match tokio::task::spawn_blocking(move || ledger.prune(before)).await {
+            Ok(Ok(rows)) => log::info!("{rows} ledger rows were older than state.retention"),
+            Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
+            Err(_) => return,
+        }
+    }
 }
 
 fn data_plane(gateway: &Arc<Gateway>) -> HttpProxy<Edge> {

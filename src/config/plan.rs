@@ -37,10 +37,6 @@ pub fn not_acted_on(snapshot: &Snapshot) -> Vec<&'static str> {
             "alerts.webhooks: no webhook is called in this version",
         ),
         (clamps, "keys[].low_budget: clamp does nothing in this version; the request is refused"),
-        (
-            snapshot.state_retention.is_some(),
-            "state.retention: ledger rows are kept for ever in this version",
-        ),
     ];
     settings.into_iter().filter_map(|(set, text)| set.then_some(text)).collect()
 }

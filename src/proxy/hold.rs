@@ -54,16 +54,16 @@ impl Money<'_> {
             None if !bounded => NanoUsd(0),
             None => return Err(unbounded(candidate)),
         };
-        let refusal = match self.acquire(&charges, first).await {
+        let refusal = match self.acquire(&charges, first).await? {
             Ok(hold) => return Ok(hold),
             Err(refusal) => refusal,
         };
         // The bytes of a body are a crude bound: look closer before the answer is no.
         match worst(true).filter(|closer| *closer < first && !refusal.store_failed) {
-            Some(closer) => match self.acquire(&charges, closer).await {
-                Ok(hold) => Ok(hold),
-                Err(refusal) => Err(self.short(&refusal, closer, call)),
-            },
+            Some(closer) => {
+                let held = self.acquire(&charges, closer).await?;
+                held.map_err(|refusal| self.short(&refusal, closer, call))
+            }
             None => Err(self.short(&refusal, first, call)),
         }
     }
@@ -75,29 +75,36 @@ impl Money<'_> {
         provider: &'s Provider,
     ) -> Vec<(ScopeKind, &'s str, &'s [crate::scope::Budget])> {
         let asked = admit::scopes(self.snapshot, self.caller, &call.model);
+        // The model that is charged is the one that serves, as in the ledger.
         let mut scopes: Vec<_> = asked
             .into_iter()
+            .filter(|(kind, ..)| *kind != ScopeKind::Model)
             .map(|(kind, id, scope)| (kind, id, scope.budgets.as_slice()))
             .collect();
+        let model = &candidate.model;
+        scopes.push((ScopeKind::Model, &model.name, &model.scope.budgets));
         scopes.push((ScopeKind::Provider, &provider.name, &provider.scope.budgets));
-        if candidate.model.name != call.model.name {
-            scopes.push((ScopeKind::Model, &candidate.model.name, &candidate.model.scope.budgets));
-        }
         scopes
     }
 
-    async fn acquire(&self, charges: &[Charge<'_>], worst: NanoUsd) -> Result<Hold, Box<Refusal>> {
+    /// # Errors
+    /// The store doesn't answer. Inside: a budget's refusal.
+    async fn acquire(
+        &self,
+        charges: &[Charge<'_>],
+        worst: NanoUsd,
+    ) -> Result<Result<Hold, Box<Refusal>>, Short> {
         let budgets = &self.gateway.budgets;
         let wait = self.snapshot.admission_wait;
-        let patient = !wait.is_zero();
-        let holding = budgets.acquire(self.request, charges, worst, Utc::now, patient);
-        match tokio::time::timeout(wait.max(LEASE_WAIT), holding).await {
-            Ok(result) => result.map_err(Box::new),
-            // Whoever is in the way now is named.
-            Err(_) => budgets
-                .acquire(self.request, charges, worst, Utc::now, false)
-                .await
-                .map_err(Box::new),
+        let holding = budgets.acquire(self.request, charges, worst, Utc::now, !wait.is_zero());
+        if let Ok(result) = tokio::time::timeout(wait.max(LEASE_WAIT), holding).await {
+            return Ok(result.map_err(Box::new));
+        }
+        // Whoever is in the way now is named.
+        let named = budgets.acquire(self.request, charges, worst, Utc::now, false);
+        match tokio::time::timeout(LEASE_WAIT, named).await {
+            Ok(result) => Ok(result.map_err(Box::new)),
+            Err(_) => Err(Short { reject: state_unavailable(), other_target_may_do: false }),
         }
     }
 
@@ -125,10 +132,14 @@ fn unbounded(candidate: &Candidate) -> Short {
     Short { reject, other_target_may_do: false }
 }
 
+fn state_unavailable() -> Reject {
+    let message = "the gateway can't write its state file, and budgets fail closed. Tell the gateway's operator.";
+    Reject::new(Reason::StateUnavailable, message).retry_after(Duration::from_secs(5))
+}
+
 fn refused(refusal: &Refusal, worst: NanoUsd) -> Reject {
     if refusal.store_failed {
-        let message = "the gateway can't write its state file, and budgets fail closed. Tell the gateway's operator.";
-        return Reject::new(Reason::StateUnavailable, message).retry_after(Duration::from_secs(5));
+        return state_unavailable();
     }
     let whose = match refusal.kind {
         ScopeKind::Global => "the whole gateway".to_owned(),
