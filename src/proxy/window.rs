@@ -1,12 +1,13 @@
 //! Whether a request can fit a model's context window at all.
 //!
-//! A token is between one and about eight bytes of text, so bytes give a cheap lower bound. Only
-//! what certainly doesn't fit is kept from a target; what may fit is sent.
+//! A token is between one and about eight bytes of text, so bytes give cheap bounds. Only where
+//! they can't tell is the text counted with a tokenizer; what may fit is sent.
 
 use super::exchange::BodyFields;
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
-use crate::wire::text_len;
+use crate::units::Dialect;
+use crate::wire::{text_len, tokens};
 
 /// The longest that a token of text usually is, in bytes.
 const BYTES_PER_TOKEN: u64 = 8;
@@ -25,12 +26,20 @@ pub fn fitting(
     };
     let output = fields.caps.iter().filter_map(|cap| cap.tokens).max().unwrap_or(1);
     let smallest = plan.iter().filter_map(window).min().unwrap_or(u64::MAX);
-    if (body.len() as u64) / BYTES_PER_TOKEN + asked(output, &plan) <= smallest {
+    // A byte is at most one token: what fits by its bytes fits.
+    if body.len() as u64 + asked(output, &plan) <= smallest {
         return Ok(plan);
     }
     let text = text_len::of(body).unwrap_or(0);
-    let input = text / BYTES_PER_TOKEN;
     let largest = plan.iter().filter_map(window).max().unwrap_or(0);
+    let bytes_say = text / BYTES_PER_TOKEN;
+    let input = if bytes_say + asked(output, &plan) > largest {
+        bytes_say
+    } else {
+        let dialect = plan.first().map_or(Dialect::OpenAi, |first| first.target.dialect);
+        let counted = tokio::task::block_in_place(|| tokens::of(body, dialect));
+        counted.map_or(bytes_say, |bounds| bounds.least.max(bytes_say))
+    };
     let left: Vec<Candidate> = plan
         .into_iter()
         .filter(|candidate| {

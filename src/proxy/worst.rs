@@ -10,6 +10,7 @@ use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
 use crate::wire::text_len::{self, Contents};
+use crate::wire::tokens;
 use memchr::memmem;
 
 /// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
@@ -72,17 +73,22 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
     if !matches!(call.fields, BodyFields::Json(_)) {
         return bytes;
     }
-    let seen = if exact || has(&MEDIA) { contents(call, target) } else { bytes };
+    let seen = if exact || has(&MEDIA) { contents(call, target, exact) } else { bytes };
     if has(&UNSEEN) { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
 }
 
-/// Text by its bytes, pictures by their dialect's bound, other data by its bytes.
-fn contents(call: &Call, target: &Target) -> u64 {
-    let Some(Contents { text, pictures, data }) = text_len::contents(&call.body) else {
+/// Text by its bytes or, to be exact, by a tokenizer's count with a margin; pictures by their
+/// dialect's bound; other data by its bytes.
+fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
+    let Some(Contents { text, pictures, data, .. }) = text_len::contents(&call.body) else {
         return call.body.len() as u64;
     };
     let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
     let picture = picture.map_or(48_169, |(_, tokens)| *tokens);
+    let counted = exact
+        .then(|| tokio::task::block_in_place(|| tokens::of(&call.body, target.dialect)))
+        .flatten();
+    let text = counted.map_or(text, |bounds| bounds.most.min(text));
     text + pictures.saturating_mul(picture) + data
 }
 

@@ -15,6 +15,7 @@ pub mod multipart;
 pub mod scan;
 pub mod splice;
 pub mod text_len;
+pub mod tokens;
 
 mod hold;
 pub mod meter;

@@ -10,6 +10,8 @@ const DATA: usize = 512;
 pub struct Contents {
     /// Bytes of all member names, and of all strings that are text.
     pub text: u64,
+    /// JSON objects: each may cost a provider some tokens of its own.
+    pub objects: u64,
     /// Pictures, given as data or by address.
     pub pictures: u64,
     /// Bytes of other data (files, sound) as it is encoded.
@@ -26,18 +28,28 @@ pub fn of(body: &[u8]) -> Option<u64> {
 
 /// All that a JSON request holds; `None` where it is no JSON.
 pub fn contents(body: &[u8]) -> Option<Contents> {
+    walk(body, |_| {})
+}
+
+/// The same, showing every piece of text to `see`.
+pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let mut found = Contents::default();
     let mut left = vec![(&body, false)];
     while let Some((value, picture)) = left.pop() {
         match value {
-            Value::String(text) if !is_data(text) => found.text += text.len() as u64,
+            Value::String(text) if !is_data(text) => {
+                found.text += text.len() as u64;
+                see(text);
+            }
             Value::String(data) if !picture => found.data += data.len() as u64,
             Value::Array(items) => left.extend(items.iter().map(|item| (item, picture))),
             Value::Object(members) => {
                 let shows = is_picture(members);
                 found.pictures += u64::from(shows && !picture);
+                found.objects += 1;
                 found.text += members.keys().map(|name| name.len() as u64).sum::<u64>();
+                members.keys().for_each(|name| see(name));
                 left.extend(members.values().map(|member| (member, picture || shows)));
             }
             _ => {}

@@ -90,6 +90,11 @@ async fn what_certainly_doesnt_fit_is_refused_with_the_numbers() {
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(message.contains("1000 tokens") && message.contains("1253 tokens"), "{message}");
     assert!(provider.requests().is_empty());
+    // 5,000 bytes are between 625 and 5,000 tokens: the tokenizer tells that it is 1,000 words.
+    body["messages"][0]["content"] = "word ".repeat(1000).into();
+    assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 200, "what may fit is sent");
+    body["messages"][0]["content"] = "word ".repeat(1300).into();
+    assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 400);
     let picture = format!("data:image/png;base64,{}", "A".repeat(100_000));
     body["messages"][0]["content"] = json!([{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "what?"}]);
     let (status, _) = post(&server, "/v1/chat/completions", &body).await;

@@ -1,7 +1,7 @@
 //! Which target gets the request, what happens when it fails, and that it never costs more.
 
 use crate::support::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tollbar_loadtest::provider::{Provider, Script};
 
@@ -178,39 +178,53 @@ async fn no_first_token_in_time_moves_on() {
     assert!(first.peer_closed_at.is_some(), "the slow one was let go");
 }
 
+/// 100 conversations of 20 turns over three equal targets; then one target is taken away.
 #[tokio::test]
 async fn a_conversation_stays_on_its_target() {
-    let one = provider();
-    let two = provider();
-    let config = format!(
-        "{}providers:\n  a: {{ dialect: openai, base_url: \"{}/v1\" }}\n  b: {{ dialect: openai, base_url: \"{}/v1\" }}\n\
-         models:\n  m:\n    targets:\n      - {{ provider: a, model: sim, price: {{ input: 1, output: 1 }} }}\n      \
-         - {{ provider: b, model: sim, price: {{ input: 1, output: 1 }} }}\n",
-        head(),
-        one.base(),
-        two.base()
-    );
-    let server = Server::start(&config);
-    let mut used = std::collections::HashSet::new();
-    for conversation in 0..20 {
+    let provider = provider();
+    let target = |name: &str| {
+        format!("      - {{ provider: p, model: sim-{name}, price: {{ input: 1, output: 1 }} }}\n")
+    };
+    let config = |names: &[&str]| {
+        format!(
+            "{}providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\" }}\nmodels:\n  m:\n    targets:\n{}",
+            head(),
+            provider.base(),
+            names.iter().map(|name| target(name)).collect::<String>()
+        )
+    };
+    let server = Server::start(&config(&["a", "b", "c"]));
+    let http = client();
+    let mut homes = Vec::new();
+    for conversation in 0..100 {
         let mut messages =
-            vec![serde_json::json!({"role": "user", "content": format!("topic {conversation}")})];
+            vec![json!({"role": "user", "content": format!("topic {conversation}")})];
         let mut targets = std::collections::HashSet::new();
-        for turn in 0..4 {
-            let body = serde_json::json!({"messages": messages, "model": "m", "temperature": 0.5});
-            let answer = client()
-                .post(server.url("/v1/chat/completions"))
-                .bearer_auth(KEY)
-                .json(&body)
-                .send()
-                .await
-                .unwrap();
-            targets.insert(answer.headers()["x-tollbar-target"].to_str().unwrap().to_owned());
-            messages.push(serde_json::json!({"role": "assistant", "content": "x"}));
-            messages.push(serde_json::json!({"role": "user", "content": format!("turn {turn}")}));
+        for turn in 0..20 {
+            targets.insert(turn_of(&http, &server, &messages).await);
+            messages.push(json!({"role": "assistant", "content": "x"}));
+            messages.push(json!({"role": "user", "content": format!("turn {turn}")}));
         }
         assert_eq!(targets.len(), 1, "conversation {conversation}: {targets:?}");
-        used.extend(targets);
+        homes.extend(targets);
     }
-    assert_eq!(used.len(), 2, "both targets get conversations");
+    for name in ["p/sim-a", "p/sim-b", "p/sim-c"] {
+        let share = homes.iter().filter(|home| *home == name).count();
+        assert!((15..=55).contains(&share), "{name} has {share} of 100");
+    }
+    std::fs::write(server.config_file(), config(&["a", "b"])).unwrap();
+    let reload = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN).send().await;
+    assert_eq!(reload.unwrap().status(), 200);
+    for (conversation, home) in homes.iter().enumerate() {
+        let messages = [json!({"role": "user", "content": format!("topic {conversation}")})];
+        let now = turn_of(&http, &server, &messages).await;
+        assert!(now == *home || home == "p/sim-c", "{conversation} moved from {home} to {now}");
+    }
+}
+
+async fn turn_of(http: &reqwest::Client, server: &Server, messages: &[Value]) -> String {
+    let body = json!({"messages": messages, "model": "m", "temperature": 0.5});
+    let request = http.post(server.url("/v1/chat/completions")).bearer_auth(KEY).json(&body);
+    let answer = request.send().await.unwrap();
+    answer.headers()["x-tollbar-target"].to_str().unwrap().to_owned()
 }
