@@ -228,3 +228,68 @@ async fn turn_of(http: &reqwest::Client, server: &Server, messages: &[Value]) ->
     let answer = request.send().await.unwrap();
     answer.headers()["x-tollbar-target"].to_str().unwrap().to_owned()
 }
+
+/// Two targets of one model, each on a model id of its own, with these settings.
+fn two(provider: &Provider, a: &str, b: &str, more: &str) -> String {
+    let target = |name: &str, rest: &str| {
+        format!(
+            "      - {{ provider: p, model: sim-{name}, price: {{ input: 1, output: 1 }}{rest} }}\n"
+        )
+    };
+    format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\" }}\nbreaker: {{ failures: 10000 }}\n\
+         models:\n  m:\n{more}    targets:\n{}{}",
+        head(),
+        provider.base(),
+        target("a", a),
+        target("b", b)
+    )
+}
+
+/// Asks in a new conversation; returns the target that answered.
+async fn fresh(http: &reqwest::Client, server: &Server, n: usize) -> String {
+    turn_of(http, server, &[json!({"role": "user", "content": format!("{n}")})]).await
+}
+
+#[tokio::test]
+async fn a_target_over_the_latency_budget_steps_back() {
+    let provider = provider();
+    provider.set_default("sim-a", Script { delay_ms: 150, ..Script::default() });
+    let server = Server::start(&two(&provider, "", "", "    latency_budget: 100ms\n"));
+    let http = client();
+    let mut slow = 0;
+    for n in 0..60 {
+        slow += usize::from(fresh(&http, &server, n).await == "p/sim-a");
+        if slow == 8 {
+            break;
+        }
+    }
+    assert_eq!(slow, 8, "it had its share until enough was known");
+    for n in 100..120 {
+        assert_eq!(fresh(&http, &server, n).await, "p/sim-b");
+    }
+}
+
+#[tokio::test]
+async fn a_canary_has_its_share_and_takes_itself_out() {
+    let provider = provider();
+    let canary = ", weight: 20%, rollback_on: { error_rate: 0.1, window: 60s }";
+    let server = Server::start(&two(&provider, "", canary, ""));
+    let http = client();
+    let mut share = 0;
+    for n in 0..200 {
+        share += usize::from(fresh(&http, &server, n).await == "p/sim-b");
+    }
+    assert!((20..=65).contains(&share), "{share} of 200 at 20 %");
+    provider.set_default("sim-b", Script::status(500));
+    for n in 200..400 {
+        assert_eq!(fresh(&http, &server, n).await, "p/sim-a", "nobody notices a failing canary");
+    }
+    assert_eq!(server.metric("tollbar_canary_rollbacks_total").await, 1.0);
+    provider.clear();
+    for n in 400..450 {
+        fresh(&http, &server, n).await;
+    }
+    let asked = models_asked(&provider);
+    assert!(asked.iter().all(|model| model == "sim-a"), "{asked:?}");
+}
