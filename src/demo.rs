@@ -47,6 +47,13 @@ pub fn main() -> ExitCode {
     let key = keygen::generate(&mut rand::rng());
     let admin_token = keygen::generate(&mut rand::rng()).plain;
     let state = std::env::temp_dir().join(format!("tollbar-demo-{}", std::process::id()));
+    if let Err(error) = std::fs::create_dir_all(&state) {
+        eprintln!(
+            "tollbar: {}: {error}\nset TMPDIR to a folder that can be written.",
+            state.display()
+        );
+        return ExitCode::FAILURE;
+    }
     let listen = |name, port: u16| {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         // A port in use is no reason to fail a first try.
@@ -59,7 +66,7 @@ pub fn main() -> ExitCode {
         ("TOLLBAR_DEMO_PROVIDER", provider.addr().to_string()),
         ("TOLLBAR_DEMO_ADMIN_TOKEN", admin_token.expose().to_owned()),
         ("TOLLBAR_DEMO_KEY_HASH", hex::encode(key.hash)),
-        ("TOLLBAR_DEMO_STATE", state.with_extension("db").display().to_string()),
+        ("TOLLBAR_DEMO_STATE", state.join("demo.db").display().to_string()),
     ]);
     let options = Options {
         source: Source::Embedded(CONFIG),
@@ -71,6 +78,8 @@ pub fn main() -> ExitCode {
     };
     let code = finish(server::run(options));
     drop(provider);
+    // A demo remembers nothing; what can't be removed is left to the system's own cleaning.
+    let _ = std::fs::remove_dir_all(&state);
     runtime.shutdown_background();
     code
 }

@@ -70,6 +70,8 @@ def configuration(base):
             for _, name in REFUSING
         ),
     ]
+    # A budget has to know what a request can cost: here the window bounds the output.
+    models = [line.replace("flaky: {", "flaky: { context_window: 1000000,") for line in models]
     at = {"openai": f'dialect: openai, base_url: "{base}/v1"', "anthropic": f'dialect: anthropic, base_url: "{base}"'}
     providers = [("openai", "openai"), ("anthropic", "anthropic"), *REFUSING]
     lines = [

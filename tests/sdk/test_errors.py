@@ -412,10 +412,6 @@ def test_a_rate_limit(app, provider):
     assert len(provider.calls) == 1
 
 
-# Not there yet. `strict`: whoever makes it work is told to take the mark away.
-
-
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="checked, but not enforced yet")
 def test_a_spent_budget(app, provider):
     with pytest.raises(app.sdk.RateLimitError) as caught:
         app(api_key=POOR_KEY).ask(app.name("flaky"))
