@@ -176,7 +176,7 @@ impl Edge {
             body: received.body,
             fields: asked.fields,
             share: received.share,
-            permit,
+            permit: Some(permit),
             tokens,
             limited: None,
             over_budget: None,

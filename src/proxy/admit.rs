@@ -8,6 +8,7 @@ use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::scope::{Scope, ScopeKind};
 use crate::state::Gateway;
+use crate::wire::scan::Fields;
 use std::time::Instant;
 
 /// Output that a request is taken to want where neither it nor the model's configuration says,
@@ -90,13 +91,19 @@ pub fn estimate(gateway: &Gateway, model: &Model, fields: &BodyFields, body: &[u
 
 /// The most output that will be asked for, every answer of `n` together; `None`: nothing says.
 pub fn output(model: &Model, fields: &BodyFields) -> Option<u64> {
-    let BodyFields::Json(fields) = fields else {
-        return Some(0);
+    let fields = match fields {
+        BodyFields::Json(fields) => fields,
+        BodyFields::Form(..) => return None,
+        BodyFields::Opaque => return Some(0),
     };
     let asked = fields.caps.iter().filter_map(|cap| cap.tokens).max();
     let most = asked.into_iter().chain(model.max_output_tokens).min()?;
-    let answers = fields.n.unwrap_or(1).max(fields.best_of.unwrap_or(1)).max(1);
-    Some(most.saturating_mul(answers))
+    Some(most.saturating_mul(answers(fields)))
+}
+
+/// How many answers are generated, each with an output of its own.
+pub fn answers(fields: &Fields) -> u64 {
+    fields.n.unwrap_or(1).max(fields.best_of.unwrap_or(1)).max(1)
 }
 
 fn count(gateway: &Gateway, refusal: &Refusal) {

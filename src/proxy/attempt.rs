@@ -43,11 +43,15 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let hold = match money.hold(call, candidate, &provider).await {
             Ok(hold) => hold,
             Err(hold::Short { reject, other_target_may_do: true }) => {
+                next.limits.refund(began);
                 call.over_budget = Some(Box::new(reject));
                 call.next += 1;
                 continue;
             }
-            Err(short) => return Err(short.reject),
+            Err(short) => {
+                next.limits.refund(began);
+                return Err(short.reject);
+            }
         };
         begin(gateway, call, next, hold, began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {

@@ -144,8 +144,8 @@ pub struct Call {
     pub body: Bytes,
     /// Where the fields are that an attempt has to change.
     pub fields: BodyFields,
-    /// What it has taken of its limits; places are given back when it is dropped.
-    pub permit: LimitPermit,
+    /// What it has taken of its limits, until it ends; its places are given back by drop.
+    pub permit: Option<LimitPermit>,
     /// Tokens that the limits took it to use.
     pub tokens: u64,
     /// The budget that kept a target from being tried, if one did.

@@ -12,7 +12,11 @@ use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A pooled connection that was dead shows it within a round trip or two. One that breaks later
+/// has carried the request, which may be billed: that is an attempt like any other.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 /// No connection came about.
 pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
@@ -53,6 +57,7 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
     if let Some(failure) = attempt.as_ref().and_then(|attempt| attempt.failure.clone()) {
         return failure;
     }
+    let quick = attempt.as_ref().is_some_and(|attempt| attempt.started.elapsed() < STALE_WITHIN);
     let begun = attempt.is_some_and(|attempt| attempt.relay.is_some())
         || session.response_written().is_some();
     if *error.etype() == DEADLINE {
@@ -66,7 +71,7 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         _ if begun => Failure::Interrupted(why),
         ErrorType::InternalError => Failure::Internal(why),
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
-        _ if reused => Failure::Stale,
+        _ if reused && quick => Failure::Stale,
         _ => Failure::Broken(why),
     }
 }

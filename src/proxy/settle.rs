@@ -220,7 +220,9 @@ fn service(told: Option<&str>) -> Service {
 fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (Usage, UsageSource) {
     let mut usage = report.usage;
     let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
-    if usage.input.is_some() && !cut {
+    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
+    let untold = streamed && usage.output.is_none() && report.text_bytes > 0;
+    if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }
     let tokens = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
@@ -315,9 +317,17 @@ fn correct_limits(gateway: &Gateway, exchange: &mut Exchange) {
     let Some(call) = exchange.call.as_mut() else {
         return;
     };
+    let Some(mut permit) = call.permit.take() else {
+        return;
+    };
+    if call.done.is_empty() {
+        // Refused after the limits had let it pass: it has used nothing.
+        permit.refund(Instant::now());
+        return;
+    }
     let used = |usage: &Usage| usage.input.unwrap_or(0) + usage.output.unwrap_or(0);
     let tokens = call.done.iter().map(|record| used(&record.usage)).sum();
-    call.permit.correct(tokens, Instant::now());
+    permit.correct(tokens, Instant::now());
     let reported = call.done.iter().rfind(|record| record.source == UsageSource::Reported);
     if let Some(input) = reported.and_then(|record| record.usage.input) {
         gateway.token_rate(&call.model.name).observe(call.body.len() as u64, input);

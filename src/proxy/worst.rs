@@ -18,16 +18,21 @@ use memchr::memmem;
 const PICTURE: [(Dialect, u64); 3] =
     [(Dialect::OpenAi, 48_169), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
 
-/// Words in a body that stand for input the gateway can't see.
-const UNSEEN: [&str; 8] = [
-    "previous_response_id",
-    "conversation",
-    "file_id",
-    "file_search",
-    "web_search",
-    "web_fetch",
-    "code_execution",
+/// Members and tools that stand for input the gateway can't see. Inside a text their quotes would
+/// be escaped. The last three are escapes of plain letters, which no encoder writes: whoever does
+/// may be hiding one of these names.
+const UNSEEN: [&str; 11] = [
+    "\"previous_response_id\"",
+    "\"conversation\"",
+    "\"file_id\"",
+    "\"file_search",
+    "\"web_search",
+    "\"web_fetch",
+    "\"code_execution",
     "\"mcp",
+    "\\u005",
+    "\\u006",
+    "\\u007",
 ];
 
 /// Searches that a provider makes for one request at most, where it may search at all.
@@ -41,14 +46,15 @@ pub fn cost(call: &Call, model: &Model, target: &Target, exact: bool) -> Option<
     let output = match (takes_output(call), admit::output(model, &call.fields)) {
         (false, _) => 0,
         (true, Some(output)) => output,
-        (true, None) => largest_output(model, target)?,
+        (true, None) if output_is_free(target) => 0,
+        (true, None) => largest_output(model, target)?.saturating_mul(answers(call)),
     };
     let input = input(call, model, target, exact);
     // Priority service is the dearest, and a provider may put a request there by default.
     let services = [Service::Standard, Service::Priority];
     let worst = services.map(|service| target.price.worst_case(input, output, service));
     let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
-    let units = target.price.units_worst(images(call), call.body.len() as u64, searches);
+    let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
     Some(worst.into_iter().max().unwrap_or_default().saturating_add(units))
 }
 
@@ -56,6 +62,12 @@ pub fn cost(call: &Call, model: &Model, target: &Target, exact: bool) -> Option<
 fn takes_output(call: &Call) -> bool {
     use crate::wire::route::Endpoint::{CountTokens, Embeddings, Moderations};
     !matches!(call.endpoint, CountTokens | Embeddings | Moderations) && call.metered
+}
+
+/// Whether output costs nothing here, as where sound or characters are billed instead.
+fn output_is_free(target: &Target) -> bool {
+    let with = |output| target.price.worst_case(0, output, Service::Priority);
+    with(1_000_000) == with(0)
 }
 
 fn largest_output(model: &Model, target: &Target) -> Option<u64> {
@@ -92,9 +104,10 @@ fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
     text + pictures.saturating_mul(picture) + data
 }
 
-fn images(call: &Call) -> u64 {
+/// Answers, or pictures, that the request asks for.
+fn answers(call: &Call) -> u64 {
     match &call.fields {
-        BodyFields::Json(fields) => fields.n.unwrap_or(1).max(1),
+        BodyFields::Json(fields) => admit::answers(fields),
         BodyFields::Form(..) | BodyFields::Opaque => 1,
     }
 }

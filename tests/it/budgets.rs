@@ -202,3 +202,36 @@ async fn a_request_that_only_holds_are_in_the_way_of_waits_for_them() {
     let message = refused["error"]["message"].as_str().unwrap();
     assert!(message.contains("held $0.000000000"), "it waited for the hold: {message}");
 }
+
+/// Without an output cap the model's maximum is held, for each of the answers asked for.
+#[tokio::test]
+async fn every_answer_of_n_is_held_also_without_a_cap() {
+    let provider = provider();
+    let config = config_with(&provider, "budgets: [ { usd: 1.5, per: day } ]", NAMED)
+        .replace("gpt: {", "gpt: { context_window: 1000,");
+    let server = Server::start(&config);
+    let ask = |n: u64, text: &str| {
+        let body = json!({"model": "gpt", "n": n, "messages": [{"role": "user", "content": text}]});
+        client().post(server.url("/v1/chat/completions")).bearer_auth(KEY).json(&body).send()
+    };
+    assert_eq!(ask(2, "Hi").await.unwrap().status(), 429, "$2 of $1.50");
+    assert!(provider.requests().is_empty());
+    assert_eq!(ask(1, "Hi").await.unwrap().status(), 200, "$1 of $1.50");
+}
+
+/// A refusal by a budget gives back what the limits had taken.
+#[tokio::test]
+async fn a_refusal_by_a_budget_leaves_the_limits_as_they_were() {
+    let provider = provider();
+    let key = "limits: { rpm: 1 }, budgets: [ { usd: 0.01, per: day } ]";
+    let server = Server::start(&config_with(&provider, key, NAMED));
+    let ask = |cap: u64| {
+        let body = json!({"model": "gpt", "max_tokens": cap, "messages": []});
+        client().post(server.url("/v1/chat/completions")).bearer_auth(KEY).json(&body).send()
+    };
+    for _ in 0..2 {
+        let refused: Value = ask(100).await.unwrap().json().await.unwrap();
+        assert_eq!(refused["error"]["code"], "budget_exceeded", "{refused}");
+    }
+    assert_eq!(ask(10).await.unwrap().status(), 200);
+}
