@@ -2,6 +2,7 @@
 
 use super::attempt::{judge, on_trial, unbilled};
 use super::exchange::{Attempt, AttemptRecord, BodyFields, Exchange, Failure};
+use super::{admit, worst};
 use crate::access_log::Entry;
 use crate::catalog::{Service, Units};
 use crate::ledger::Row;
@@ -84,7 +85,7 @@ fn presume(attempt: &Attempt, record: &mut AttemptRecord) {
         )
     );
     if may_have_run && record.status.is_none() {
-        record.usage.input = Some((attempt.body.len() as u64).div_ceil(BYTES_PER_TOKEN));
+        record.usage.input = Some(tokens(attempt.body.len() as u64));
         record.source = UsageSource::Estimated;
         record.cost = attempt.candidate.target.price.cost(&record.usage);
     }
@@ -121,7 +122,9 @@ fn book(
         record.bytes = relay.bytes;
         record.upstream_id.clone_from(&relay.upstream_id);
         if relay.status < 300 {
-            (record.usage, record.source) = consumed(&report, attempt, record.failure.as_ref());
+            let unreported = unreported(exchange, attempt, &report);
+            (record.usage, record.source) =
+                consumed(&report, attempt, record.failure.as_ref(), unreported);
             let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
             record.cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
         } else if record.failure.is_none() {
@@ -217,7 +220,12 @@ fn service(told: Option<&str>) -> Service {
 }
 
 /// What the attempt consumed: as reported where it was, else estimated from what went past.
-fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (Usage, UsageSource) {
+fn consumed(
+    report: &Report,
+    attempt: &Attempt,
+    failure: Option<&Failure>,
+    unreported: u64,
+) -> (Usage, UsageSource) {
     let mut usage = report.usage;
     let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
@@ -225,12 +233,32 @@ fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (U
     if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }
-    let tokens = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
-    let sent = attempt.body.len() as u64;
-    usage.input = usage.input.or(Some(tokens(sent)));
-    let seen = tokens(report.text_bytes);
-    usage.output = Some(usage.output.unwrap_or(0).max(seen));
+    usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
+    usage.output = Some(usage.output.unwrap_or(0).max(unreported));
     (usage, UsageSource::Estimated)
+}
+
+/// Tokens of output, where nothing but the answer's bytes says how many: no fewer than were sent.
+fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u64 {
+    let Some(call) = &exchange.call else {
+        return tokens(report.text_bytes);
+    };
+    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
+    match call.endpoint {
+        endpoint if !admit::makes_output(endpoint) => 0,
+        // The bytes are those of the error, not of anything that was made.
+        _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
+        Endpoint::ImageGenerations if !streamed => {
+            let each = worst::image_output(&attempt.candidate.target.model);
+            each.unwrap_or(0).saturating_mul(worst::answers(call))
+        }
+        _ => tokens(report.text_bytes),
+    }
+}
+
+/// So many bytes of text as tokens.
+fn tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {

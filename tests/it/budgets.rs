@@ -45,11 +45,6 @@ async fn send(client: &reqwest::Client, server: &Server, path: &str) -> (u16, Va
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-async fn admin(server: &Server, path: &str) -> Value {
-    let request = client().get(server.admin_url(path)).bearer_auth(ADMIN_TOKEN);
-    request.send().await.unwrap().json().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_at_once_spend_the_cap_and_no_more() {
     let routes = [

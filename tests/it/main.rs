@@ -4,6 +4,7 @@
 mod bodies;
 mod budgets;
 mod chaos;
+mod costs;
 mod departures;
 mod downstream;
 mod hostile;

@@ -295,6 +295,43 @@ pub async fn post(
     request.body(body).send().await.unwrap()
 }
 
+/// An answer of the admin listener, as JSON.
+pub async fn admin(server: &Server, path: &str) -> serde_json::Value {
+    let request = client().get(server.admin_url(path)).bearer_auth(ADMIN_TOKEN);
+    request.send().await.unwrap().json().await.unwrap()
+}
+
+/// Dollars as they are written, in nano-dollars.
+pub fn nano(usd: &str) -> u64 {
+    let usd: f64 = usd.parse().unwrap();
+    // Exact: what is summed in tests stays far below 2^53 nano-dollars.
+    (usd * 1e9).round() as u64
+}
+
+/// What a ledger row, or the sum of some, says it cost, in nano-dollars.
+pub fn cost(row: &serde_json::Value) -> u64 {
+    nano(&row["cost_usd"].to_string())
+}
+
+/// The ledger's rows of a request, newest first, once there is one.
+pub async fn rows(server: &Server, request_id: &str) -> Vec<serde_json::Value> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = admin(server, &format!("/requests?request_id={request_id}")).await;
+        let rows = found["data"].as_array().unwrap();
+        if !rows.is_empty() {
+            return rows.clone();
+        }
+        assert!(Instant::now() < until, "no row of {request_id}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The ledger's newest row of a request.
+pub async fn row(server: &Server, request_id: &str) -> serde_json::Value {
+    rows(server, request_id).await.swap_remove(0)
+}
+
 /// A plain connection on which bytes are written as they are.
 pub struct Raw {
     pub stream: tokio::net::TcpStream,
