@@ -222,7 +222,8 @@ impl Budgets {
     ) -> Result<Hold, HoldError> {
         let wanted = self.wanted(charges);
         let leaseless = !self.store.healthy();
-        if leaseless && !self.fail_open.load(Ordering::Acquire) {
+        let open = self.fail_open.load(Ordering::Acquire);
+        if leaseless && !open {
             return Err(HoldError::failed(charges));
         }
         let mut questions = Vec::new();
@@ -231,7 +232,8 @@ impl Budgets {
         let (parts, accounts) = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
         let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts };
-        let noted = self.store.hold(note, leaseless);
+        // The first to find out that the store fails is not refused either.
+        let noted = self.store.hold(note, open);
         match noted {
             Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, now)),
             Err(error) => {

@@ -17,5 +17,6 @@ mod reload;
 mod routing;
 mod secrets;
 mod splice;
+mod state_failures;
 mod streams;
 mod support;

@@ -116,11 +116,28 @@ impl Server {
     }
 
     fn start_in(scratch: Scratch, vars: &[(&str, &str)]) -> Self {
-        let file = scratch.0.join("tollbar.yaml");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tollbar"))
-            .args(["run", "-c"])
-            .arg(&file)
-            .envs(vars.iter().copied())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "-c"]).arg(scratch.0.join("tollbar.yaml")).envs(vars.iter().copied());
+        Self::start_as(scratch, command)
+    }
+
+    /// Starts it with this configuration and after what the shell does before, in the directory
+    /// of the configuration; `unshare` and its arguments may come before the shell.
+    pub fn start_after(config: &str, unshare: &[&str], shell: &str) -> Self {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        let mut words = unshare.iter().copied().chain(["sh", "-c"]);
+        let mut command = Command::new(words.next().unwrap());
+        command
+            .args(words)
+            .arg(format!("{shell} && exec \"$0\" run -c tollbar.yaml"))
+            .arg(env!("CARGO_BIN_EXE_tollbar"))
+            .current_dir(&scratch.0);
+        Self::start_as(scratch, command)
+    }
+
+    fn start_as(scratch: Scratch, mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
