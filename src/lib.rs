@@ -23,6 +23,7 @@
 pub mod units;
 pub mod secret;
 pub mod reject;
+pub mod faults;
 // wire: bytes <-> meaning, pure
 pub mod wire;
 // policy: decisions and in-process state

@@ -4,9 +4,10 @@
 use super::admit;
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
 use super::hold::{self, Money};
+use super::pledge::Pledge;
 use super::upstream::{body_for, peer};
-use crate::budget::Hold;
 use crate::config::snapshot::{Provider, Snapshot, Target};
+use crate::faults;
 use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
 use crate::plan::Candidate;
@@ -31,6 +32,7 @@ const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 /// The refusal that ends the request: nothing is left to try, or the key is gone.
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
     let newest = gateway.live.snapshot();
+    let team = exchange.team_label().to_owned();
     loop {
         let caller = still_admitted(&newest, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
@@ -53,6 +55,9 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
                 return Err(short.reject);
             }
         };
+        let labels = [provider.name.as_str(), &candidate.target.model, &team];
+        let hold = Pledge::new(hold, gateway.metrics.cost_usd.with_label_values(&labels));
+        faults::point("attempt");
         begin(gateway, call, next, hold, began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
             Ok(address) => return peer(&provider, address, call),
@@ -133,7 +138,7 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
-fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Hold, started: Instant) {
+fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Pledge, started: Instant) {
     let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];

@@ -5,6 +5,7 @@ use super::exchange::{Attempt, AttemptRecord, BodyFields, Exchange, Failure};
 use super::{admit, worst};
 use crate::access_log::Entry;
 use crate::catalog::{Service, Units};
+use crate::faults;
 use crate::ledger::Row;
 use crate::metrics::Metrics;
 use crate::state::Gateway;
@@ -26,6 +27,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
         return;
     };
     call.control.set_deadline(None);
+    faults::point("settle");
     let failure = attempt.relay.as_ref().and_then(|relay| match relay.end.as_ref() {
         Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
         Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
@@ -58,7 +60,6 @@ pub fn attempt_failed(
         let mut record = unbilled(&attempt, failure);
         presume(&attempt, &mut record);
         count(gateway, &attempt, &record);
-        count_money(gateway, exchange, &attempt, &record);
         record
     };
     correct_attempt(&mut attempt, &record);
@@ -132,11 +133,10 @@ fn book(
         }
     }
     count(gateway, attempt, &record);
-    count_money(gateway, exchange, attempt, &record);
     record
 }
 
-/// Settles the money that was held for the attempt, with its row in the ledger.
+/// Settles the money that was held for the attempt, with its row in the ledger, and counts it.
 fn enter_books(
     gateway: &Gateway,
     exchange: &Exchange,
@@ -148,6 +148,7 @@ fn enter_books(
         Some(hold) => hold.settle(record.cost, row),
         None => gateway.ledger.append(row),
     }
+    count_tokens(gateway, exchange, attempt, record);
 }
 
 /// The attempt as the ledger keeps it.
@@ -277,7 +278,7 @@ fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
     }
 }
 
-fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
+fn count_tokens(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
     let target = &attempt.candidate.target;
     let (provider, model) = (target.provider.as_str(), target.model.as_str());
     let team = exchange.team_label();
@@ -293,9 +294,6 @@ fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record
             gateway.metrics.tokens.with_label_values(&[provider, model, team, kind]).inc_by(tokens);
         }
     }
-    #[allow(clippy::cast_precision_loss)] // a metric is a float; the ledger is not
-    let usd = record.cost.0 as f64 / 1e9;
-    gateway.metrics.cost_usd.with_label_values(&[provider, model, team]).inc_by(usd);
 }
 
 /// The request is over: one log line, its metrics.

@@ -12,6 +12,7 @@ mod holds;
 mod hostile;
 mod layers;
 mod limits;
+mod mixed;
 mod passthrough;
 mod reload;
 mod routing;
