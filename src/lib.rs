@@ -34,6 +34,7 @@ pub mod catalog;
 // books: what was spent, kept on disk by a thread of its own
 pub mod ledger;
 pub mod budget;
+pub mod keyring;
 // config: as written -> resolved and checked
 pub mod config;
 pub mod plan;

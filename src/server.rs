@@ -103,7 +103,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
         .map_err(|error| StartError::System(error.to_string()))?;
     let path = live.peek().state_path.clone();
     let ledger = Ledger::open(&path, &ledger::Options::default()).map_err(StartError::Ledger)?;
-    let gateway = Arc::new(Gateway::new(live, metrics, access_log, ledger));
+    let gateway = Gateway::new(live, metrics, access_log, ledger).map_err(StartError::Ledger)?;
+    let gateway = Arc::new(gateway);
     let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -143,6 +144,7 @@ async fn serve(
     let api = Arc::new(AdminApi::new(gateway.clone()));
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
     tokio::spawn(prune(gateway.clone()));
+    tokio::spawn(follow_keys(gateway.clone()));
     on_ready(&ready);
 
     let how = signals.wait(gateway).await;
@@ -183,6 +185,28 @@ async fn prune(gateway: Arc<Gateway>) {
             Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
             Err(_) => return,
         }
+    }
+}
+
+/// Takes over keys that another process has changed in the same state file: during an upgrade
+/// two processes serve.
+async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut often = tokio::time::interval(Duration::from_secs(1));
+    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        often.tick().await;
+        let gateway = gateway.clone();
+        let Ok(result) = tokio::task::spawn_blocking(move || gateway.keyring.refresh()).await
+        else {
+            return;
+        };
+        if let Err(error) = &result
+            && !failed
+        {
+            log::error!("changes of keys by another process can't be read: {error}");
+        }
+        failed = result.is_err();
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::access_log::AccessLog;
 use crate::budget::Budgets;
 use crate::config::{self, snapshot::OnFailure};
-use crate::ledger::Ledger;
+use crate::keyring::Keyring;
+use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
@@ -36,6 +37,8 @@ pub struct Gateway {
     token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
+    /// Virtual keys that were made while running.
+    pub keyring: Keyring,
     /// What may still be spent.
     pub budgets: Arc<Budgets>,
     /// How many requests fell back, over the last five minutes.
@@ -51,7 +54,15 @@ pub struct Gateway {
 
 impl Gateway {
     /// Puts the parts together.
-    pub fn new(live: Live, metrics: Metrics, access_log: AccessLog, ledger: Arc<Ledger>) -> Self {
+    ///
+    /// # Errors
+    /// The keys in the state file can't be read.
+    pub fn new(
+        live: Live,
+        metrics: Metrics,
+        access_log: AccessLog,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, LedgerError> {
         let zone = live.peek().timezone;
         let gateway = Gateway {
             live,
@@ -60,6 +71,7 @@ impl Gateway {
             resolver: Resolver::default(),
             health: HealthTable::default(),
             limiter: Limiter::new(Instant::now()),
+            keyring: Keyring::load(ledger.clone())?,
             budgets: Budgets::new(ledger.clone(), zone),
             ledger,
             strangers: Rate::new(Duration::from_secs(1)),
@@ -71,7 +83,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
         };
         gateway.publish_config();
-        gateway
+        Ok(gateway)
     }
 
     /// From now on new work is refused with 503.

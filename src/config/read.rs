@@ -267,6 +267,11 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, &'static str> {
 const TIMES: &[(&str, u64)] =
     &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
+/// A duration, if the text is one.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    with_unit(text, TIMES).ok().map(Duration::from_millis)
+}
+
 impl Read for Duration {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
         let duration = ("a duration", "one like 500ms, 20s, 5m, 1h or 1d");

@@ -36,8 +36,8 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
     let teams = scopes(file.teams.as_ref(), report);
     let users = scopes(file.users.as_ref(), report);
     let global = file.global.as_ref().map(|g| scope_of(g, report)).unwrap_or_default();
-    let around = callers::Around { file, teams: &teams, users: &users, global: &global };
-    let keys = callers::resolve(&around, texts, report);
+    let around = callers::Around::file(file, &teams, &users, &global);
+    let keys = callers::resolve(file.keys.as_deref().unwrap_or_default(), &around, texts, report);
     check::caps(&keys, &around, report);
     Some(Snapshot {
         generation: input.generation,

@@ -176,6 +176,18 @@ impl Ledger {
         result.map_err(|error| LedgerError::sql(&self.shared.path, &error))
     }
 
+    /// Reads with a connection of its own, also while the writer is busy. Blocks.
+    ///
+    /// # Errors
+    /// The database can't be read, or what `read` says.
+    pub fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let connection = schema::open_to_read(self.path())?;
+        read(&connection).map_err(|error| LedgerError::sql(self.path(), &error))
+    }
+
     /// Deletes the attempts before a time; returns how many. Accounts keep their sums, so that a
     /// budget does not renew with it. Blocks.
     ///

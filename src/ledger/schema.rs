@@ -60,6 +60,14 @@ const MIGRATIONS: &[&str] = &[
         key_id TEXT, detail TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_at ON audit (at);",
+    // 1 -> 2: nothing has ever been in the first table of keys.
+    "DROP TABLE IF EXISTS keys;
+    CREATE TABLE IF NOT EXISTS virtual_keys (
+        id TEXT PRIMARY KEY, hash BLOB NOT NULL UNIQUE, json TEXT NOT NULL,
+        created_at TEXT NOT NULL, expires_at TEXT, blocked_at TEXT, revoked_at TEXT,
+        -- What the last rotation has replaced, and until when it is still accepted.
+        previous_hash BLOB, previous_until TEXT
+    ) STRICT;",
 ];
 
 /// The newest version.

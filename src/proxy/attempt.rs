@@ -2,6 +2,7 @@
 //! means for the next one.
 
 use super::admit;
+use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
 use super::hold::{self, Money};
 use super::upstream::{body_for, peer};
@@ -32,7 +33,8 @@ const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
     let newest = gateway.live.snapshot();
     loop {
-        let caller = still_admitted(&newest, exchange.caller.as_deref())?;
+        let keys = Keys { snapshot: &newest, keyring: &gateway.keyring };
+        let caller = still_admitted(keys, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
         let Some(next) = next(gateway, call, &newest) else {
             return Err(nothing_left(call));
@@ -79,11 +81,11 @@ fn nothing_left(call: &mut Call) -> Reject {
 }
 
 /// The key that admitted this request must still be in force when another attempt starts.
-fn still_admitted(newest: &Snapshot, caller: Option<&Caller>) -> Result<Arc<Caller>, Reject> {
+fn still_admitted(keys: Keys<'_>, caller: Option<&Caller>) -> Result<Arc<Caller>, Reject> {
     let Some(caller) = caller else {
         return Err(missing());
     };
-    newest.keys.by_hash(&caller.hash).cloned().ok_or_else(|| {
+    authenticate::in_force(&caller.hash, keys, Utc::now())?.ok_or_else(|| {
         Reject::new(
             Reason::KeyRevoked,
             format!("the key `{}` was revoked while the request ran.", caller.id),

@@ -7,6 +7,7 @@ mod chaos;
 mod departures;
 mod downstream;
 mod hostile;
+mod keys;
 mod layers;
 mod limits;
 mod passthrough;
