@@ -60,6 +60,10 @@ const MIGRATIONS: &[&str] = &[
         key_id TEXT, detail TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_at ON audit (at);",
+    // 1 -> 2: what was told already, so that no restart tells it again.
+    "CREATE TABLE IF NOT EXISTS alerts (
+        name TEXT PRIMARY KEY, at TEXT NOT NULL, until INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;",
 ];
 
 /// The newest version.

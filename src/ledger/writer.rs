@@ -233,7 +233,8 @@ impl Writer {
     fn forget_ended(&mut self) {
         let result = self.connection.execute_batch(
             "DELETE FROM leases WHERE ends < unixepoch() - 7 * 86400;
-             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;",
+             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;
+             DELETE FROM alerts WHERE until < unixepoch() - 7 * 86400;",
         );
         self.known.forget();
         if let Err(error) = result {
