@@ -58,6 +58,7 @@ pub struct Metrics {
     pub ledger_rows: IntGauge,
     pub ledger_lag: prometheus::Gauge,
     pub ledger_healthy: IntGauge,
+    pub alerts: IntCounterVec,
 }
 
 impl Metrics {
@@ -187,6 +188,11 @@ impl Metrics {
                 .gauge("ledger_lag_seconds", "Age of the oldest row not yet committed.")?,
             ledger_healthy: r
                 .int_gauge("ledger_healthy", "0 while the state file can't be written.")?,
+            alerts: r.counters(
+                "alerts_total",
+                "Alerts: logged once each; sent, failed or dropped once for each webhook.",
+                &["kind", "result"],
+            )?,
             registry: registry.clone(),
         };
         Ok(metrics)

@@ -31,13 +31,8 @@ fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
 /// Settings that this version reads and doesn't act on: nobody may rely on them in silence.
 pub fn not_acted_on(snapshot: &Snapshot) -> Vec<&'static str> {
     let clamps = snapshot.keys.iter().any(|key| key.low_budget == LowBudget::Clamp);
-    let settings = [
-        (
-            !snapshot.alerts.webhooks.is_empty(),
-            "alerts.webhooks: no webhook is called in this version",
-        ),
-        (clamps, "keys[].low_budget: clamp does nothing in this version; the request is refused"),
-    ];
+    let settings =
+        [(clamps, "keys[].low_budget: clamp does nothing in this version; the request is refused")];
     settings.into_iter().filter_map(|(set, text)| set.then_some(text)).collect()
 }
 

@@ -5,6 +5,7 @@ use super::admit;
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
 use super::hold::{self, Money};
 use super::upstream::{body_for, peer};
+use crate::alerts::Alert;
 use crate::budget::Hold;
 use crate::config::snapshot::{Provider, Snapshot, Target};
 use crate::keys::Caller;
@@ -207,8 +208,9 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     match failure {
         Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
-        Failure::Status(401 | 403, _) => {
+        Failure::Status(status @ (401 | 403), _) => {
             credential.opened(now, &rule);
+            tell_refused(gateway, target, *status);
             gateway.metrics.auth_failures.with_label_values(&[&target.provider]).inc();
             log::error!(
                 "provider `{}` refused the gateway's credential for {}: check its api_key",
@@ -223,9 +225,20 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
                 rule.cooldown.as_secs(),
                 rule.failures
             );
+            gateway.alerts.raise(Alert::breaker_opened(&target.id, &rule), Utc::now());
         }
         _ => {}
     }
+}
+
+/// A bad credential stays bad until somebody changes it: whoever can has to know.
+fn tell_refused(gateway: &Gateway, target: &Target, status: u16) {
+    let snapshot = gateway.live.peek();
+    let key = snapshot.providers.get(&target.provider).and_then(|p| p.api_key.as_ref());
+    let fingerprint = key.map(|key| key.fingerprint());
+    let now = Utc::now();
+    let alert = Alert::credential_refused(&target.provider, fingerprint.as_deref(), status, now);
+    gateway.alerts.raise(alert, now);
 }
 
 /// Takes note of the attempt where the target is on trial.
@@ -239,6 +252,8 @@ pub fn on_trial(gateway: &Gateway, target: &Target, ok: bool) {
             f64::from(rule.error_rate) / 10_000.0,
             rule.window.as_secs()
         );
+        let now = Utc::now();
+        gateway.alerts.raise(Alert::canary_rolled_back(&target.id, &rule, now), now);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::exchange::Call;
 use super::{admit, worst};
+use crate::alerts::Alert;
 use crate::budget::{Charge, Hold, Refusal};
 use crate::config::snapshot::{Provider, Snapshot};
 use crate::keys::Caller;
@@ -111,12 +112,23 @@ impl Money<'_> {
     fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
         let labels = [refusal.kind.as_str()];
         self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+        self.tell(refusal, worst);
         let own = match refusal.kind {
             ScopeKind::Provider => true,
             ScopeKind::Model => refusal.id != call.model.name,
             _ => false,
         };
         Short { reject: refused(refusal, worst), other_target_may_do: own && !refusal.store_failed }
+    }
+
+    /// A budget is used up before the last nano-dollar is spent: by the request that doesn't fit
+    /// any more. One that would hardly fit an untouched budget says nothing about it.
+    fn tell(&self, refusal: &Refusal, worst: NanoUsd) {
+        let lowest = self.snapshot.alerts.budget_at.first();
+        let far = lowest.is_some_and(|share| refusal.spent.reaches(*share, refusal.cap));
+        if far && !refusal.only_holds && !refusal.store_failed {
+            self.gateway.alerts.raise(Alert::budget_refused(refusal, worst), Utc::now());
+        }
     }
 }
 
@@ -141,10 +153,7 @@ fn refused(refusal: &Refusal, worst: NanoUsd) -> Reject {
     if refusal.store_failed {
         return state_unavailable();
     }
-    let whose = match refusal.kind {
-        ScopeKind::Global => "the whole gateway".to_owned(),
-        kind => format!("the {} `{}`", kind.as_str(), refusal.id),
-    };
+    let whose = refusal.kind.whose(&refusal.id);
     let until = match refusal.window_end {
         Some(end) => format!("The window ends at {}.", end.to_rfc3339()),
         None => "It is a total: it does not renew.".to_owned(),
