@@ -6,6 +6,7 @@ use crate::config::Invalid;
 use crate::config::snapshot::{Snapshot, TlsFiles};
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::listen::{self, Listening, Patience};
+use crate::lookout::Lookout;
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
@@ -34,6 +35,12 @@ const UPSTREAM_POOL: usize = 512;
 
 /// How long the connections have to send what the last requests left, at the end of a drain.
 const LAST_BYTES: Duration = Duration::from_secs(3);
+
+/// How long the alerts that wait are tried once more for, at the end of a drain …
+const LAST_ALERTS: Duration = Duration::from_secs(5);
+
+/// … and how long when the drain has used up its time. Not waited for where none waits.
+const LEAST_FOR_ALERTS: Duration = Duration::from_secs(1);
 
 /// Why the server didn't start.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +152,7 @@ async fn serve(
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
     tokio::spawn(prune(gateway.clone()));
     tokio::spawn(follow_keys(gateway.clone()));
+    let lookout = Lookout::start(gateway);
     on_ready(&ready);
 
     let how = signals.wait(gateway).await;
@@ -158,6 +166,7 @@ async fn serve(
         Stop::Now => Duration::ZERO,
         Stop::Drain | Stop::HandOver => gateway.live.peek().server.drain,
     };
+    let drained_by = tokio::time::Instant::now() + grace;
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
     if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
@@ -166,6 +175,8 @@ async fn serve(
         // close by themselves then; only a client that doesn't read is not waited for.
         let _ = tokio::time::timeout(LAST_BYTES, open.idle()).await;
     }
+    let left = drained_by.saturating_duration_since(tokio::time::Instant::now());
+    lookout.finish(left.clamp(LEAST_FOR_ALERTS, LAST_ALERTS)).await;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
 use crate::access_log::AccessLog;
+use crate::alerts::{Alert, Alerts};
 use crate::budget::Budgets;
 use crate::config::{self, snapshot::OnFailure};
 use crate::keyring::Keyring;
@@ -43,6 +44,8 @@ pub struct Gateway {
     pub budgets: Arc<Budgets>,
     /// How many requests fell back, over the last five minutes.
     pub fallbacks: FallbackRate,
+    /// Who is told, and what was told already.
+    pub alerts: Alerts,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
     /// Requests being worked on.
@@ -66,6 +69,7 @@ impl Gateway {
         let zone = live.peek().timezone;
         let gateway = Gateway {
             live,
+            alerts: Alerts::new(metrics.alerts.clone()),
             metrics,
             access_log,
             resolver: Resolver::default(),
@@ -116,6 +120,7 @@ impl Gateway {
             Ok(snapshot) => {
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.publish_config();
+                self.alerts.follow(&snapshot.alerts.webhooks);
                 log::info!("configuration reloaded: generation {}", snapshot.generation);
                 for warning in self.live.last().warnings {
                     log::warn!("{warning}");
@@ -127,6 +132,8 @@ impl Gateway {
                 for problem in &problems {
                     log::error!("reload refused, the old configuration stays: {problem}");
                 }
+                let now = chrono::Utc::now();
+                self.alerts.raise(Alert::reload_refused(&problems, now), now);
                 Err(problems)
             }
         }
@@ -178,11 +185,16 @@ impl FallbackRate {
         }
     }
 
-    /// The share of requests that fell back, between 0 and 1; 0 without requests.
-    pub fn share(&self, second: u64) -> f64 {
+    /// Requests, and how many of them fell back.
+    pub fn counts(&self, second: u64) -> (u64, u64) {
         let seconds = self.0.lock();
         let recent = seconds.iter().filter(|(at, ..)| *at + Self::SECONDS > second);
-        let (all, fell) = recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f));
+        recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f))
+    }
+
+    /// The share of requests that fell back, between 0 and 1; 0 without requests.
+    pub fn share(&self, second: u64) -> f64 {
+        let (all, fell) = self.counts(second);
         #[allow(clippy::cast_precision_loss)] // a share for people to look at
         if all == 0 { 0.0 } else { fell as f64 / all as f64 }
     }

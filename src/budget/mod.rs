@@ -181,16 +181,7 @@ impl Budgets {
                     if !window.span.contains(now.timestamp()) && window.held == 0 {
                         continue;
                     }
-                    views.push(AccountView {
-                        kind,
-                        id: id.to_string(),
-                        per: slot.per,
-                        cap: NanoUsd(window.cap),
-                        spent: NanoUsd(window.total_spent()),
-                        held: NanoUsd(window.held),
-                        elsewhere: NanoUsd(window.outstanding()),
-                        window_end: DateTime::from_timestamp(window.span.ends, 0),
-                    });
+                    views.push(window.view(kind, id, slot.per));
                     // Others are at work, or were: the next look shows what came of it.
                     if window.outstanding() > 0 {
                         questions.extend(lease::question(account, slot, index, 0, now));
@@ -201,6 +192,28 @@ impl Budgets {
         self.put(questions);
         views.sort_by(|a, b| (a.kind, &a.id, a.per as u8).cmp(&(b.kind, &b.id, b.per as u8)));
         views
+    }
+
+    /// The accounts of which at least a share, in millionths, is spent: of the windows that run,
+    /// and of those that ended in the last minute.
+    pub fn past(&self, share: u32, now: DateTime<Utc>) -> Vec<AccountView> {
+        let (mut past, second) = (Vec::new(), now.timestamp());
+        self.accounts.each(|kind, id, account| {
+            for slot in account.slots.lock().iter() {
+                for window in &slot.windows {
+                    let (cap, spent) = (NanoUsd(window.cap), NanoUsd(window.total_spent()));
+                    let late = window.span.ends.saturating_add(60) > second;
+                    if late
+                        && window.span.starts <= second
+                        && cap.0 > 0
+                        && spent.reaches(share, cap)
+                    {
+                        past.push(window.view(kind, id, slot.per));
+                    }
+                }
+            }
+        });
+        past
     }
 
     /// Forgets the scopes that the configuration doesn't name any more and that nothing is held

@@ -332,6 +332,22 @@ impl Read for Share {
     }
 }
 
+/// So many times something else, in millionths.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor(pub u64);
+
+impl Read for Factor {
+    fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
+        let factor = ("a number above 1 and up to 1000", "one like 5 or 2.5");
+        parsed(node, path, factor, report, |text| {
+            match decimal::exact(text, 6).map_err(|e| e.to_string())? {
+                n @ 1_000_001..=1_000_000_000 => Ok(Factor(n)),
+                _ => Err("out of range".to_owned()),
+            }
+        })
+    }
+}
+
 impl Read for Per {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
         word(node, path, &Per::ALL.map(|per| (per.as_str(), per)), report)

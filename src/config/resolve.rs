@@ -281,14 +281,17 @@ fn alerts(file: &File, texts: Texts<'_>, report: &mut Report) -> Alerts {
         }
         webhooks.push(Webhook { url: url.secret, secret: secret.map(|s| s.secret) });
     }
-    let budget_at = written.budget_at.map_or_else(
+    let mut budget_at: Vec<u32> = written.budget_at.map_or_else(
         || vec![800_000, 1_000_000],
         |shares| shares.iter().map(|share| share.0).collect(),
     );
+    budget_at.sort_unstable();
+    budget_at.dedup();
     Alerts {
         webhooks,
         budget_at,
-        fallback_rate: Some(written.fallback_rate.map_or(50_000, |share| share.0)),
+        fallback_rate: written.fallback_rate.map_or(50_000, |share| share.0),
+        spend_velocity: written.spend_velocity.map_or(5_000_000, |factor| factor.0),
     }
 }
 

@@ -15,6 +15,7 @@ mod attempts;
 mod error;
 mod journal;
 mod lease;
+mod notices;
 mod query;
 mod reconcile;
 mod row;
@@ -25,6 +26,7 @@ pub(crate) mod tests;
 mod writer;
 
 pub use error::LedgerError;
+pub use notices::{Claim, spent_after, spent_by_minute};
 pub use query::{Column, Filter, SpendRow, requests, spend};
 pub use row::{Row, instant};
 pub use store::{

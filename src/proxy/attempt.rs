@@ -4,9 +4,9 @@
 use super::admit;
 use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
-use super::hold::{self, Money};
+use super::hold::{self, Held, Money};
 use super::upstream::{body_for, peer};
-use crate::budget::Hold;
+use crate::alerts::Alert;
 use crate::config::snapshot::{Provider, Snapshot, Target};
 use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
@@ -42,8 +42,8 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let began = Instant::now();
         let (provider, candidate) = (next.provider.clone(), &next.candidate);
         let money = Money { gateway, snapshot: &newest, caller: &caller, request: &exchange.id };
-        let hold = match money.hold(call, candidate, &provider).await {
-            Ok(hold) => hold,
+        let held = match money.hold(call, candidate, &provider).await {
+            Ok(held) => held,
             Err(hold::Short { reject, other_target_may_do: true }) => {
                 next.limits.refund(began);
                 call.over_budget = Some(Box::new(reject));
@@ -55,7 +55,7 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
                 return Err(short.reject);
             }
         };
-        begin(gateway, call, next, hold, began);
+        begin(gateway, call, next, held, began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
             Ok(address) => return peer(&provider, address, call),
             Err(error) => {
@@ -135,11 +135,11 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
-fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Hold, started: Instant) {
+fn begin(gateway: &Gateway, call: &mut Call, next: Next, held: Held, started: Instant) {
     let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
-    let body = body_for(call, &candidate);
+    let body = body_for(call, &candidate, held.clamped);
     let inflight = InflightGuard::enter(gateway.metrics.inflight.with_label_values(&labels));
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
@@ -150,7 +150,8 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Hold, started: In
         at: Utc::now(),
         body,
         inflight,
-        hold: Some(hold),
+        hold: Some(held.hold),
+        clamped: held.clamped,
         limits,
         permits,
         failure: None,
@@ -209,8 +210,9 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     match failure {
         Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
-        Failure::Status(401 | 403, _) => {
+        Failure::Status(status @ (401 | 403), _) => {
             credential.opened(now, &rule);
+            tell_refused(gateway, target, *status);
             gateway.metrics.auth_failures.with_label_values(&[&target.provider]).inc();
             log::error!(
                 "provider `{}` refused the gateway's credential for {}: check its api_key",
@@ -225,9 +227,20 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
                 rule.cooldown.as_secs(),
                 rule.failures
             );
+            gateway.alerts.raise(Alert::breaker_opened(&target.id, &rule), Utc::now());
         }
         _ => {}
     }
+}
+
+/// A bad credential stays bad until somebody changes it: whoever can has to know.
+fn tell_refused(gateway: &Gateway, target: &Target, status: u16) {
+    let snapshot = gateway.live.peek();
+    let key = snapshot.providers.get(&target.provider).and_then(|p| p.api_key.as_ref());
+    let fingerprint = key.map(|key| key.fingerprint());
+    let now = Utc::now();
+    let alert = Alert::credential_refused(&target.provider, fingerprint.as_deref(), status, now);
+    gateway.alerts.raise(alert, now);
 }
 
 /// Takes note of the attempt where the target is on trial.
@@ -241,6 +254,8 @@ pub fn on_trial(gateway: &Gateway, target: &Target, ok: bool) {
             f64::from(rule.error_rate) / 10_000.0,
             rule.window.as_secs()
         );
+        let now = Utc::now();
+        gateway.alerts.raise(Alert::canary_rolled_back(&target.id, &rule, now), now);
     }
 }
 

@@ -1,9 +1,11 @@
 //! Integration tests: each starts the real binary on free ports against the scripted provider.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod alerts;
 mod bodies;
 mod budgets;
 mod chaos;
+mod clamp;
 mod departures;
 mod downstream;
 mod hostile;
