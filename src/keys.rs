@@ -2,17 +2,41 @@
 
 use crate::scope::Scope;
 use crate::secret::sha256;
-use ahash::AHashMap;
+use crate::units::Name;
 use chrono::{DateTime, Utc};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The owner of a virtual key. The key itself is nowhere kept, only its hash.
+///
+/// There may be a million of them: what many share is one [`Profile`], which this derefs to.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The key's name in the configuration, the ledger and every message.
-    pub id: String,
+    pub id: Name,
     /// SHA-256 of the whole key string.
     pub hash: [u8; 32],
+    /// Not accepted from this instant on.
+    pub expires: Option<DateTime<Utc>>,
+    /// Whether it is in force.
+    pub standing: Standing,
+    /// What it may do.
+    pub profile: Arc<Profile>,
+}
+
+impl Deref for Caller {
+    type Target = Profile;
+
+    fn deref(&self) -> &Profile {
+        &self.profile
+    }
+}
+
+/// What a key may do, and for whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
     /// The team it belongs to.
     pub team: Option<String>,
     /// The user it belongs to.
@@ -23,12 +47,24 @@ pub struct Caller {
     pub scope: Scope,
     /// It needs no budget to cover it.
     pub unlimited: bool,
-    /// Not accepted from this instant on.
-    pub expires: Option<DateTime<Utc>>,
     /// Copied to the ledger: a compact JSON object, empty when there is none.
     pub metadata: String,
     /// What happens when less money is left than a request may cost.
     pub low_budget: LowBudget,
+}
+
+/// Whether a key is in force. What expires by itself is in [`Caller::expires`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It is.
+    #[default]
+    Active,
+    /// Not until it is unblocked.
+    Blocked,
+    /// Another key has taken its place; it is still accepted until then.
+    Replaced(DateTime<Utc>),
+    /// Never again.
+    Revoked,
 }
 
 /// What happens to a request that may cost more than its budgets have left.
@@ -41,28 +77,60 @@ pub enum LowBudget {
     Clamp,
 }
 
+impl LowBudget {
+    /// The word used in the configuration and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LowBudget::Refuse => "refuse",
+            LowBudget::Clamp => "clamp",
+        }
+    }
+}
+
 /// Virtual keys by hash.
 #[derive(Debug, Clone, Default)]
 pub struct KeyTable {
-    by_hash: AHashMap<[u8; 32], Arc<Caller>>,
+    by_hash: HashTable<Arc<Caller>>,
 }
 
 impl KeyTable {
     /// A table of these callers. Of two with one hash the last one stays; the configuration
     /// refuses such a pair.
     pub fn new(callers: impl IntoIterator<Item = Arc<Caller>>) -> KeyTable {
-        KeyTable { by_hash: callers.into_iter().map(|c| (c.hash, c)).collect() }
+        let mut table = KeyTable::default();
+        for caller in callers {
+            table.insert(caller);
+        }
+        table
+    }
+
+    /// Adds a caller, in place of another one with the same hash.
+    pub fn insert(&mut self, caller: Arc<Caller>) {
+        let same = |other: &Arc<Caller>| other.hash == caller.hash;
+        match self.by_hash.entry(place(&caller.hash), same, |caller| place(&caller.hash)) {
+            Entry::Occupied(mut old) => *old.get_mut() = caller,
+            Entry::Vacant(free) => {
+                free.insert(caller);
+            }
+        }
+    }
+
+    /// Forgets the key with this hash.
+    pub fn remove(&mut self, hash: &[u8; 32]) {
+        if let Ok(found) = self.by_hash.find_entry(place(hash), |caller| caller.hash == *hash) {
+            found.remove();
+        }
     }
 
     /// The owner of the presented key. The time does not depend on the number of keys, and
     /// only digests are compared, so it tells nothing about the keys.
     pub fn lookup(&self, presented: &str) -> Option<&Arc<Caller>> {
-        self.by_hash.get(&sha256(presented.as_bytes()))
+        self.by_hash(&sha256(presented.as_bytes()))
     }
 
-    /// The key with this hash, if it is in force.
+    /// The key with this hash.
     pub fn by_hash(&self, hash: &[u8; 32]) -> Option<&Arc<Caller>> {
-        self.by_hash.get(hash)
+        self.by_hash.find(place(hash), |caller| caller.hash == *hash)
     }
 
     /// How many keys there are.
@@ -77,8 +145,14 @@ impl KeyTable {
 
     /// All callers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Caller>> {
-        self.by_hash.values()
+        self.by_hash.iter()
     }
+}
+
+/// Where a digest belongs in the table: it is as good as random already.
+fn place(hash: &[u8; 32]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *hash;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The names a key may use: globs in which only `*` is special.
@@ -149,17 +223,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn caller(id: &str, hash: [u8; 32]) -> Arc<Caller> {
+        let profile = Profile { models: Allow::new(["*"]), ..Profile::default() };
         Arc::new(Caller {
             id: id.into(),
             hash,
-            team: None,
-            user: None,
-            models: Allow::new(["*"]),
-            scope: Scope::default(),
-            unlimited: false,
             expires: None,
-            metadata: String::new(),
-            low_budget: LowBudget::Refuse,
+            standing: Standing::Active,
+            profile: Arc::new(profile),
         })
     }
 
@@ -167,7 +237,7 @@ mod tests {
     fn a_key_is_found_by_its_text_and_not_by_its_hash() {
         let hash = sha256(b"tb-secret");
         let table = KeyTable::new([caller("web", hash)]);
-        assert_eq!(table.lookup("tb-secret").unwrap().id, "web");
+        assert_eq!(&*table.lookup("tb-secret").unwrap().id, "web");
         for wrong in ["", "tb-secre", "tb-secret ", "TB-SECRET"] {
             assert!(table.lookup(wrong).is_none(), "{wrong}");
         }
@@ -176,20 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_replaced_and_forgotten() {
+        let mut table = KeyTable::new([caller("a", [1; 32]), caller("b", [2; 32])]);
+        table.insert(caller("c", [1; 32]));
+        assert_eq!((table.len(), &*table.by_hash(&[1; 32]).unwrap().id), (2, "c"));
+        table.remove(&[1; 32]);
+        table.remove(&[3; 32]);
+        assert!(table.by_hash(&[1; 32]).is_none());
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
     fn a_million_keys_are_looked_up_as_fast_as_one() {
-        let shared = caller("many", [0; 32]);
-        let mut by_hash = AHashMap::with_capacity(1_000_000);
+        let one = Caller::clone(&caller("many", [0; 32]));
+        let mut table = KeyTable::default();
         for n in 0u64..1_000_000 {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&n.to_le_bytes());
-            by_hash.insert(hash, Arc::clone(&shared));
+            table.insert(Arc::new(Caller { hash: sha256(&n.to_le_bytes()), ..one.clone() }));
         }
-        by_hash.insert(sha256(b"tb-one"), caller("one", sha256(b"tb-one")));
-        let table = KeyTable { by_hash };
+        table.insert(caller("one", sha256(b"tb-one")));
         assert_eq!(table.len(), 1_000_001);
         let start = Instant::now();
         for _ in 0..1_000 {
-            assert_eq!(table.lookup("tb-one").unwrap().id, "one");
+            assert_eq!(&*table.lookup("tb-one").unwrap().id, "one");
             assert!(table.lookup("tb-none").is_none());
         }
         // A scan of a million entries would take seconds; the margin is for a busy machine.

@@ -14,6 +14,13 @@
 //! request loads the snapshot once; a new attempt reads the provider's credential from the
 //! newest one.
 //!
+//! # What nobody asked for
+//!
+//! Beside the requests, [`lookout`] looks once a second for what is worth telling: a budget's
+//! share, fallbacks, the pace of spending. What a request meets on its way (a breaker that opened,
+//! a credential that was refused) it raises itself. [`alerts`] says it once, in the log and to the
+//! webhooks; no request waits for either.
+//!
 //! # Layers
 //!
 //! A module may import those above it in this list, never one below; `tests/it/layers.rs` holds
@@ -35,18 +42,22 @@ pub mod catalog;
 // books: what was spent, kept on disk by a thread of its own
 pub mod ledger;
 pub mod budget;
+pub mod keyring;
 // config: as written -> resolved and checked
 pub mod config;
 pub mod plan;
+pub mod roster;
 pub mod reload;
 // edge: the only importers of pingora
 pub mod metrics;
 pub mod access_log;
 pub mod resolve;
+pub mod alerts;
 pub mod state;
 pub mod proxy;
 pub mod admin;
 pub mod listen;
+pub mod lookout;
 pub mod server;
 // the command line
 pub mod logging;

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub fallback_rate: prometheus::Gauge,
     pub limited: IntCounterVec,
     pub budget_refused: IntCounterVec,
+    pub budget_clamped: IntCounterVec,
     pub budget_spent: GaugeVec,
     pub budget_held: GaugeVec,
     pub budget_cap: GaugeVec,
@@ -58,6 +59,7 @@ pub struct Metrics {
     pub ledger_rows: IntGauge,
     pub ledger_lag: prometheus::Gauge,
     pub ledger_healthy: IntGauge,
+    pub alerts: IntCounterVec,
 }
 
 impl Metrics {
@@ -125,6 +127,11 @@ impl Metrics {
                 "Requests refused by a budget.",
                 &["scope"],
             )?,
+            budget_clamped: r.counters(
+                "budget_clamped_total",
+                "Attempts whose output was capped to what a budget had left.",
+                &["scope"],
+            )?,
             budget_spent: r.gauges("budget_spent_usd", "Spent in the running window.", BUDGET)?,
             budget_held: r.gauges("budget_held_usd", "Held for running attempts.", BUDGET)?,
             budget_cap: r.gauges("budget_cap_usd", "The cap of the window.", BUDGET)?,
@@ -187,6 +194,11 @@ impl Metrics {
                 .gauge("ledger_lag_seconds", "Age of the oldest row not yet committed.")?,
             ledger_healthy: r
                 .int_gauge("ledger_healthy", "0 while the state file can't be written.")?,
+            alerts: r.counters(
+                "alerts_total",
+                "Alerts: logged once each; sent, failed or dropped once for each webhook.",
+                &["kind", "result"],
+            )?,
             registry: registry.clone(),
         };
         Ok(metrics)

@@ -111,6 +111,14 @@ impl ScopeKind {
             ScopeKind::Global => "global",
         }
     }
+
+    /// The scope of this name, in a sentence.
+    pub fn whose(self, id: &str) -> String {
+        match self {
+            ScopeKind::Global => "the whole gateway".to_owned(),
+            kind => format!("the {} `{id}`", kind.as_str()),
+        }
+    }
 }
 
 impl std::fmt::Display for ScopeKind {

@@ -6,6 +6,7 @@ use crate::config::Invalid;
 use crate::config::snapshot::{Snapshot, TlsFiles};
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::listen::{self, Listening, Patience};
+use crate::lookout::Lookout;
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
@@ -34,6 +35,12 @@ const UPSTREAM_POOL: usize = 512;
 
 /// How long the connections have to send what the last requests left, at the end of a drain.
 const LAST_BYTES: Duration = Duration::from_secs(3);
+
+/// How long the alerts that wait are tried once more for, at the end of a drain …
+const LAST_ALERTS: Duration = Duration::from_secs(5);
+
+/// … and how long when the drain has used up its time. Not waited for where none waits.
+const LEAST_FOR_ALERTS: Duration = Duration::from_secs(1);
 
 /// Why the server didn't start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +110,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
         .map_err(|error| StartError::System(error.to_string()))?;
     let path = live.peek().state_path.clone();
     let ledger = Ledger::open(&path, &ledger::Options::default()).map_err(StartError::Ledger)?;
-    let gateway = Arc::new(Gateway::new(live, metrics, access_log, ledger));
+    let gateway = Gateway::new(live, metrics, access_log, ledger).map_err(StartError::Ledger)?;
+    let gateway = Arc::new(gateway);
     let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -143,6 +151,9 @@ async fn serve(
     let api = Arc::new(AdminApi::new(gateway.clone()));
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
     tokio::spawn(prune(gateway.clone()));
+    tokio::spawn(follow_keys(gateway.clone()));
+    let lookout = Lookout::start(gateway);
+    gateway.warm_later();
     on_ready(&ready);
 
     let how = signals.wait(gateway).await;
@@ -156,6 +167,7 @@ async fn serve(
         Stop::Now => Duration::ZERO,
         Stop::Drain | Stop::HandOver => gateway.live.peek().server.drain,
     };
+    let drained_by = tokio::time::Instant::now() + grace;
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
     if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
@@ -164,6 +176,8 @@ async fn serve(
         // close by themselves then; only a client that doesn't read is not waited for.
         let _ = tokio::time::timeout(LAST_BYTES, open.idle()).await;
     }
+    let left = drained_by.saturating_duration_since(tokio::time::Instant::now());
+    lookout.finish(left.clamp(LEAST_FOR_ALERTS, LAST_ALERTS)).await;
     Ok(())
 }
 
@@ -183,6 +197,28 @@ async fn prune(gateway: Arc<Gateway>) {
             Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
             Err(_) => return,
         }
+    }
+}
+
+/// Takes over keys that another process has changed in the same state file: during an upgrade
+/// two processes serve.
+async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut often = tokio::time::interval(Duration::from_secs(1));
+    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        often.tick().await;
+        let gateway = gateway.clone();
+        let Ok(result) = tokio::task::spawn_blocking(move || gateway.keyring.refresh()).await
+        else {
+            return;
+        };
+        if let Err(error) = &result
+            && !failed
+        {
+            log::error!("changes of keys by another process can't be read: {error}");
+        }
+        failed = result.is_err();
     }
 }
 

@@ -1,21 +1,30 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
 use crate::access_log::AccessLog;
+use crate::alerts::{Alert, Alerts};
 use crate::budget::Budgets;
 use crate::config::{self, snapshot::OnFailure};
-use crate::ledger::Ledger;
+use crate::keyring::Keyring;
+use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
+use crate::roster::Roster;
+use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+/// Teams, users and keys whose accounts are read ahead, at most. All others are read when they
+/// are first charged.
+const MOST_WARMED: u64 = 10_000;
 
 /// The process, as requests and the admin listener see it.
 pub struct Gateway {
@@ -36,10 +45,14 @@ pub struct Gateway {
     token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
+    /// Virtual keys that were made while running.
+    pub keyring: Keyring,
     /// What may still be spent.
     pub budgets: Arc<Budgets>,
     /// How many requests fell back, over the last five minutes.
     pub fallbacks: FallbackRate,
+    /// Who is told, and what was told already.
+    pub alerts: Alerts,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
     /// Requests being worked on.
@@ -51,15 +64,25 @@ pub struct Gateway {
 
 impl Gateway {
     /// Puts the parts together.
-    pub fn new(live: Live, metrics: Metrics, access_log: AccessLog, ledger: Arc<Ledger>) -> Self {
+    ///
+    /// # Errors
+    /// The keys in the state file can't be read.
+    pub fn new(
+        live: Live,
+        metrics: Metrics,
+        access_log: AccessLog,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, LedgerError> {
         let zone = live.peek().timezone;
         let gateway = Gateway {
             live,
+            alerts: Alerts::new(metrics.alerts.clone()),
             metrics,
             access_log,
             resolver: Resolver::default(),
             health: HealthTable::default(),
             limiter: Limiter::new(Instant::now()),
+            keyring: Keyring::load(ledger.clone())?,
             budgets: Budgets::new(ledger.clone(), zone),
             ledger,
             strangers: Rate::new(Duration::from_secs(1)),
@@ -71,7 +94,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
         };
         gateway.publish_config();
-        gateway
+        Ok(gateway)
     }
 
     /// From now on new work is refused with 503.
@@ -104,6 +127,8 @@ impl Gateway {
             Ok(snapshot) => {
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.publish_config();
+                self.warm_later();
+                self.alerts.follow(&snapshot.alerts.webhooks);
                 log::info!("configuration reloaded: generation {}", snapshot.generation);
                 for warning in self.live.last().warnings {
                     log::warn!("{warning}");
@@ -115,9 +140,40 @@ impl Gateway {
                 for problem in &problems {
                     log::error!("reload refused, the old configuration stays: {problem}");
                 }
+                let now = chrono::Utc::now();
+                self.alerts.raise(Alert::reload_refused(&problems, now), now);
                 Err(problems)
             }
         }
+    }
+
+    /// Reads the accounts from the state file, so that reports show what was spent before anybody
+    /// spends more.
+    pub fn warm_later(&self) {
+        // Without a runtime nobody is served either.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let roster = self.roster();
+        let (budgets, ledger) = (self.budgets.clone(), self.ledger.clone());
+        runtime.spawn(async move {
+            let spenders = if roster.is_long() {
+                let read = move || ledger::spenders(ledger.path(), Utc::now(), MOST_WARMED);
+                match tokio::task::spawn_blocking(read).await {
+                    Ok(Ok(spenders)) => spenders,
+                    Ok(Err(error)) => {
+                        log::warn!("budgets are shown once they are used: {error}");
+                        Vec::new()
+                    }
+                    Err(_) => return,
+                }
+            } else {
+                Vec::new()
+            };
+            roster.warm(&budgets, spenders).await;
+        });
+    }
+
+    fn roster(&self) -> Roster {
+        Roster::of(self.live.snapshot(), &self.keyring)
     }
 
     /// Shows generation and credential fingerprints as metrics.
@@ -134,6 +190,7 @@ impl Gateway {
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));
         self.health.keep(|name| named.contains(name));
+        self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
             if let Some(key) = &provider.api_key {
                 let labels = [provider.name.as_str(), &key.fingerprint()];
@@ -166,11 +223,16 @@ impl FallbackRate {
         }
     }
 
-    /// The share of requests that fell back, between 0 and 1; 0 without requests.
-    pub fn share(&self, second: u64) -> f64 {
+    /// Requests, and how many of them fell back.
+    pub fn counts(&self, second: u64) -> (u64, u64) {
         let seconds = self.0.lock();
         let recent = seconds.iter().filter(|(at, ..)| *at + Self::SECONDS > second);
-        let (all, fell) = recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f));
+        recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f))
+    }
+
+    /// The share of requests that fell back, between 0 and 1; 0 without requests.
+    pub fn share(&self, second: u64) -> f64 {
+        let (all, fell) = self.counts(second);
         #[allow(clippy::cast_precision_loss)] // a share for people to look at
         if all == 0 { 0.0 } else { fell as f64 / all as f64 }
     }

@@ -104,6 +104,11 @@ impl NanoUsd {
     pub fn saturating_add(self, other: NanoUsd) -> NanoUsd {
         NanoUsd(self.0.saturating_add(other.0))
     }
+
+    /// Whether this is at least a share, in millionths, of another amount.
+    pub fn reaches(self, share: u32, of: NanoUsd) -> bool {
+        u128::from(self.0) * 1_000_000 >= u128::from(of.0) * u128::from(share)
+    }
 }
 
 /// Dollars with exactly nine digits, as the API and the ledger print them.

@@ -1,9 +1,12 @@
 //! The admin listener: health and metrics for all, the rest for the admin token.
 
+mod keys;
+mod litellm;
 pub mod reports;
 
 use crate::config::snapshot::Snapshot;
 use crate::reload::Outcome;
+use crate::secret::sha256;
 use crate::state::Gateway;
 use crate::units::NanoUsd;
 use async_trait::async_trait;
@@ -11,7 +14,7 @@ use chrono::Utc;
 use http::{Method, Response};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Instant;
 use subtle::ConstantTimeEq;
@@ -27,33 +30,44 @@ impl AdminApi {
         AdminApi { gateway }
     }
 
-    async fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
+    async fn answer(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let header = session.req_header();
+        let method = header.method.clone();
         let path = header.uri.path().to_owned();
         let query = header.uri.query().unwrap_or("").to_owned();
-        let get = header.method == Method::GET || header.method == Method::HEAD;
-        match path.as_str() {
-            "/healthz" if get => return json_answer(200, &json!({"status": "ok"})),
-            "/readyz" if get => return self.ready(),
-            "/metrics" if get => return self.metrics(),
-            _ => {}
+        if method == Method::GET || method == Method::HEAD {
+            match path.as_str() {
+                "/healthz" => return json_answer(200, &json!({"status": "ok"})),
+                "/readyz" => return self.ready(),
+                "/metrics" => return self.metrics(),
+                _ => {}
+            }
         }
         if let Err(refusal) = self.authorize(session) {
             return *refusal;
         }
-        match (&header.method, path.as_str()) {
+        let gateway = &self.gateway;
+        match (&method, path.as_str()) {
             (&Method::GET, "/status") => json_answer(200, &self.status()),
             (&Method::POST, "/reload") => self.reload().await,
-            (&Method::GET, "/budgets") => reports::budgets(&self.gateway),
-            (&Method::GET, "/spend") => reports::spend(self.gateway.ledger.path(), &query).await,
-            (&Method::GET, "/requests") => {
-                reports::requests(self.gateway.ledger.path(), &query).await
-            }
+            (&Method::GET, "/budgets") => reports::budgets(gateway),
+            (&Method::GET, "/spend") => reports::spend(gateway.ledger.path(), &query).await,
+            (&Method::GET, "/requests") => reports::requests(gateway.ledger.path(), &query).await,
             (
                 _,
                 "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload" | "/budgets" | "/spend"
                 | "/requests",
-            ) => error(405, "method_not_allowed", "this path takes another method"),
+            ) => other_method(),
+            (_, other) if other == "/keys" || other.starts_with("/keys/") => {
+                match json_body(session).await {
+                    Ok(body) => keys::serve(gateway, &method, other, &query, body).await,
+                    Err(refusal) => *refusal,
+                }
+            }
+            (_, other) if other.starts_with("/key/") => match json_body(session).await {
+                Ok(body) => litellm::serve(gateway, &method, other, &query, body).await,
+                Err(refusal) => *refusal,
+            },
             _ => error(404, "unknown_path", "there is nothing at this path"),
         }
     }
@@ -122,7 +136,9 @@ impl AdminApi {
         if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
             return Ok(());
         }
-        if snapshot.keys.lookup(given).is_some() {
+        let hash = sha256(given.as_bytes());
+        let keyring = &self.gateway.keyring;
+        if snapshot.keys.by_hash(&hash).is_some() || keyring.by_hash(&hash).is_some() {
             return Err(refusal(403, "not_admin", "a virtual key opens nothing here"));
         }
         Err(refusal(
@@ -215,6 +231,39 @@ fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
     rows.into()
 }
 
+/// The largest body that is read here, in bytes.
+const LARGEST_BODY: usize = 1 << 20;
+
+/// The request's body, a JSON object; empty where there is none.
+async fn json_body(
+    session: &mut ServerSession,
+) -> Result<Map<String, Value>, Box<Response<Vec<u8>>>> {
+    let mut body = Vec::new();
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(piece)) if body.len() + piece.len() > LARGEST_BODY => {
+                return Err(refusal(413, "request_too_large", "a body has at most 1 MiB here"));
+            }
+            Ok(Some(piece)) => body.extend_from_slice(&piece),
+            Ok(None) => break,
+            Err(_) => return Err(refusal(400, "invalid_request", "the body broke off")),
+        }
+    }
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(&body).map_err(|why| {
+        // serde_json's messages may repeat what was sent, which may be a key.
+        let (line, column) = (why.line(), why.column());
+        let message = format!("not a JSON object: see line {line}, column {column}");
+        refusal(400, "invalid_json", &message)
+    })
+}
+
+fn other_method() -> Response<Vec<u8>> {
+    error(405, "method_not_allowed", "this path takes another method")
+}
+
 fn json_answer(status: u16, body: &Value) -> Response<Vec<u8>> {
     build(status, "application/json", body.to_string().into_bytes())
 }
@@ -242,7 +291,7 @@ fn build(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
 impl ServeHttp for AdminApi {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let answer = self.answer(session).await;
-        // Bodies are ignored here so far: read what came, so that the connection stays usable.
+        // What nobody has read yet goes, so that the connection stays usable.
         session.set_total_drain_timeout(Some(std::time::Duration::from_secs(1)));
         let _ = session.drain_request_body().await;
         answer

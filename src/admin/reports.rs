@@ -135,9 +135,7 @@ struct Query {
 impl Query {
     fn parse(query: &str) -> Result<Self, String> {
         let mut asked = Query { filter: Filter::default(), group_by: Vec::new(), limit: 100 };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decode(value);
+        for (name, value) in pairs(query) {
             let filter = &mut asked.filter;
             match name {
                 "from" => filter.from = Some(time(&value)?),
@@ -190,7 +188,16 @@ pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
         .ok_or_else(|| format!("`{text}`: write a date such as 2026-11-21, or an RFC 3339 time"))
 }
 
-fn decode(text: &str) -> String {
+/// The parameters of a query, decoded.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name, decode(value))
+    })
+}
+
+/// Undoes percent encoding.
+pub(super) fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -1,11 +1,12 @@
 //! An account: the money of one scope in one calendar window, in nano-dollars.
 
+use super::AccountView;
 use super::calendar::{self, Span};
 use super::lease::Ticket;
 use super::wait::Queue;
 use crate::ledger::{AccountKey, AccountName, Lease};
 use crate::scope::{Per, ScopeKind};
-use crate::units::Name;
+use crate::units::{Name, NanoUsd};
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use parking_lot::Mutex;
@@ -215,6 +216,20 @@ impl Window {
     /// Leased by other processes and not yet spent, as far as is known.
     pub(super) fn outstanding(&self) -> u64 {
         self.lease.map_or(0, |lease| lease.outstanding)
+    }
+
+    /// As reports show it.
+    pub(super) fn view(&self, kind: ScopeKind, id: &str, per: Per) -> AccountView {
+        AccountView {
+            kind,
+            id: id.to_owned(),
+            per,
+            cap: NanoUsd(self.cap),
+            spent: NanoUsd(self.total_spent()),
+            held: NanoUsd(self.held),
+            elsewhere: NanoUsd(self.outstanding()),
+            window_end: DateTime::from_timestamp(self.span.ends, 0),
+        }
     }
 
     /// What counts as spent, by whomever.

@@ -24,7 +24,7 @@ pub use refusal::{HoldError, Refusal};
 use crate::ledger::{AccountKey, HoldNote, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
 use crate::units::NanoUsd;
-use account::{Account, Slot, slot};
+use account::{Account, Slot, Window, slot};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use hold::Part;
@@ -181,16 +181,7 @@ impl Budgets {
                     if !window.span.contains(now.timestamp()) && window.held == 0 {
                         continue;
                     }
-                    views.push(AccountView {
-                        kind,
-                        id: id.to_string(),
-                        per: slot.per,
-                        cap: NanoUsd(window.cap),
-                        spent: NanoUsd(window.total_spent()),
-                        held: NanoUsd(window.held),
-                        elsewhere: NanoUsd(window.outstanding()),
-                        window_end: DateTime::from_timestamp(window.span.ends, 0),
-                    });
+                    views.push(window.view(kind, id, slot.per));
                     // Others are at work, or were: the next look shows what came of it.
                     if window.outstanding() > 0 {
                         questions.extend(lease::question(account, slot, index, 0, now));
@@ -203,12 +194,39 @@ impl Budgets {
         views
     }
 
-    /// Forgets the scopes that the configuration doesn't name any more and that nothing is held
-    /// on. What they spent stays in the store.
-    pub fn keep(&self, named: impl Fn(ScopeKind, &str) -> bool) {
+    /// The accounts of which at least a share, in millionths, is spent: of the windows that run,
+    /// and of those that ended in the last minute.
+    pub fn past(&self, share: u32, now: DateTime<Utc>) -> Vec<AccountView> {
+        let (mut past, second) = (Vec::new(), now.timestamp());
+        self.accounts.each(|kind, id, account| {
+            for slot in account.slots.lock().iter() {
+                for window in &slot.windows {
+                    let (cap, spent) = (NanoUsd(window.cap), NanoUsd(window.total_spent()));
+                    let late = window.span.ends.saturating_add(60) > second;
+                    if late
+                        && window.span.starts <= second
+                        && cap.0 > 0
+                        && spent.reaches(share, cap)
+                    {
+                        past.push(window.view(kind, id, slot.per));
+                    }
+                }
+            }
+        });
+        past
+    }
+
+    /// Forgets the budgets that nobody names any more and that nothing is held on. What was spent
+    /// stays in the store.
+    pub fn keep(&self, named: impl Fn(ScopeKind, &str, Per) -> bool) {
         self.accounts.retain(|kind, id, account| {
-            let busy = |slot: &Slot| slot.windows.iter().any(|w| w.held > 0 || w.pending.is_some());
-            named(kind, id) || account.slots.lock().iter().any(busy)
+            let busy = |slot: &Slot| {
+                let held = |window: &Window| window.held > 0 || window.pending.is_some();
+                slot.windows.iter().any(held) || !slot.queue.is_empty()
+            };
+            let mut slots = account.slots.lock();
+            slots.retain(|slot| named(kind, id, slot.per) || busy(slot));
+            !slots.is_empty()
         });
     }
 

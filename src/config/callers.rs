@@ -1,34 +1,69 @@
 //! Virtual keys.
 
 use super::file::{self, File};
-use super::problem::Report;
+use super::problem::{Place, Report};
 use super::read::At;
 use super::resolve::{missing, scope};
-use super::snapshot::Scope;
+use super::snapshot::{Scope, Snapshot};
 use super::suggest::{self, shown};
 use super::text::Texts;
-use crate::keys::{Allow, Caller};
+use crate::keys::{Allow, Caller, Profile, Standing};
 use chrono::{DateTime, Utc};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What keys refer to.
 pub(crate) struct Around<'a> {
-    pub file: &'a File,
+    /// The names of the models that clients may ask for.
+    pub models: Vec<&'a str>,
+    pub providers: Vec<&'a str>,
     pub teams: &'a HashMap<String, Arc<Scope>>,
     pub users: &'a HashMap<String, Arc<Scope>>,
     pub global: &'a Scope,
 }
 
+impl<'a> Around<'a> {
+    /// What the keys of a file refer to.
+    pub(crate) fn file(
+        file: &'a File,
+        teams: &'a HashMap<String, Arc<Scope>>,
+        users: &'a HashMap<String, Arc<Scope>>,
+        global: &'a Scope,
+    ) -> Self {
+        let models = file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
+        let providers = file.providers.as_ref().map(|p| p.0.as_slice()).unwrap_or_default();
+        Around {
+            models: models.iter().map(|(name, _)| name.as_str()).collect(),
+            providers: providers.iter().map(|(name, _)| name.as_str()).collect(),
+            teams,
+            users,
+            global,
+        }
+    }
+
+    /// What a key that is made while running refers to.
+    pub(crate) fn running(snapshot: &'a Snapshot) -> Self {
+        Around {
+            models: snapshot.models.keys().map(String::as_str).collect(),
+            providers: snapshot.providers.keys().map(String::as_str).collect(),
+            teams: &snapshot.teams,
+            users: &snapshot.users,
+            global: &snapshot.global,
+        }
+    }
+}
+
+/// The keys of a file.
 pub(crate) fn resolve(
+    keys: &[file::Key],
     around: &Around<'_>,
     texts: Texts<'_>,
     report: &mut Report,
 ) -> Vec<At<Arc<Caller>>> {
     let mut out: Vec<At<Arc<Caller>>> = Vec::new();
     let mut lines: HashMap<String, Option<usize>> = HashMap::new();
-    let mut hashes: HashMap<[u8; 32], String> = HashMap::new();
-    for written in around.file.keys.iter().flatten() {
+    let mut hashes: HashMap<[u8; 32], crate::units::Name> = HashMap::new();
+    for written in keys {
         if let Some(id) = &written.id
             && let Some(first) = lines.insert(id.value.clone(), id.place.line)
         {
@@ -37,7 +72,7 @@ pub(crate) fn resolve(
             report.problem(&id.place, message, "Give each key its own id");
         }
         let Some(caller) = key(written, around, texts, report) else { continue };
-        let place = written.place.clone();
+        let place: Place = written.place.clone();
         if let Some(other) = hashes.insert(caller.hash, caller.id.clone()) {
             let message = format!("the same hash as key `{}`", shown(&other));
             report.problem(&place.key("hash"), message, "Make another key with `tollbar keygen`");
@@ -47,7 +82,7 @@ pub(crate) fn resolve(
     out
 }
 
-fn key(
+pub(crate) fn key(
     written: &file::Key,
     around: &Around<'_>,
     texts: Texts<'_>,
@@ -60,19 +95,26 @@ fn key(
     let models = written.models.as_ref().map(|listed| models(listed, around, report));
     let team = written.team.as_ref().map(|raw| team(raw, around, report));
     let expires = written.expires.as_ref().and_then(|raw| expires(raw, texts, report));
-    let caller = Caller {
-        id: written.id.as_ref().map(|id| id.value.clone()).unwrap_or_default(),
-        hash: hash.unwrap_or_default(),
+    let profile = Profile {
         team,
         user: written.user.as_ref().map(|user| user.value.clone()),
         models: models.unwrap_or_default(),
         scope,
         unlimited: written.unlimited.unwrap_or(false),
-        expires,
         metadata: written.metadata.as_ref().map(|m| m.0.clone()).unwrap_or_default(),
         low_budget: written.low_budget.unwrap_or_default(),
     };
-    if !caller.unlimited && !written.has("budgets") && !covered(&caller, around) {
+    let caller = Caller {
+        id: written.id.as_ref().map(|id| id.value.as_str()).unwrap_or_default().into(),
+        hash: hash.unwrap_or_default(),
+        expires,
+        standing: Standing::Active,
+        profile: Arc::new(profile),
+    };
+    if !caller.unlimited
+        && !written.has("budgets")
+        && !covered(&caller, around.teams, around.users, around.global)
+    {
         let fix =
             "Write `budgets: [ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
         report.problem(
@@ -83,7 +125,7 @@ fn key(
     }
     if !caller.unlimited
         && written.budgets.as_ref().is_some_and(Vec::is_empty)
-        && !covered(&caller, around)
+        && !covered(&caller, around.teams, around.users, around.global)
     {
         let fix = "Write `[ { usd: 10, per: day } ]`, or `unlimited: true` if that is meant";
         report.problem(&place.key("budgets"), "the list is empty: no budget covers this key", fix);
@@ -135,15 +177,12 @@ fn models(listed: &At<Vec<At<String>>>, around: &Around<'_>, report: &mut Report
         let fix = "Write `[\"*\"]` for all, or the names it may use";
         report.problem(&listed.place, "the list is empty: the key could use nothing", fix);
     }
-    let written = around.file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
-    let names = || written.iter().map(|(name, _)| name.as_str());
-    let providers = around.file.providers.as_ref().map(|p| p.0.as_slice()).unwrap_or_default();
+    let names = || around.models.iter().copied();
     for pattern in &listed.value {
         let text = pattern.value.as_str();
         // `provider/model` is what passthrough asks for; those need not be configured.
-        let passthrough = text
-            .split_once('/')
-            .is_some_and(|(name, _)| providers.iter().any(|(known, _)| known == name));
+        let passthrough =
+            text.split_once('/').is_some_and(|(name, _)| around.providers.contains(&name));
         let one = Allow::new([text]);
         if passthrough || names().any(|name| one.allows(name)) {
             continue;
@@ -160,9 +199,8 @@ fn models(listed: &At<Vec<At<String>>>, around: &Around<'_>, report: &mut Report
 }
 
 fn team(raw: &At<String>, around: &Around<'_>, report: &mut Report) -> String {
-    let written = around.file.teams.as_ref().map(|t| t.0.as_slice()).unwrap_or_default();
-    if !written.iter().any(|(name, _)| *name == raw.value) {
-        let names = written.iter().map(|(name, _)| name.as_str());
+    if !around.teams.contains_key(&raw.value) {
+        let names = around.teams.keys().map(String::as_str);
         let fix = match suggest::nearest(&raw.value, names) {
             Some(near) => format!("Did you mean `{near}`?"),
             None => format!("Write `teams: {{ {}: {{ budgets: [ … ] }} }}`", shown(&raw.value)),
@@ -188,10 +226,15 @@ fn expires(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<Da
 }
 
 /// Whether any budget bounds what the key can spend.
-fn covered(caller: &Caller, around: &Around<'_>) -> bool {
+pub(crate) fn covered(
+    profile: &Profile,
+    teams: &HashMap<String, Arc<Scope>>,
+    users: &HashMap<String, Arc<Scope>>,
+    global: &Scope,
+) -> bool {
     let has = |scope: Option<&Arc<Scope>>| scope.is_some_and(|s| !s.budgets.is_empty());
-    !caller.scope.budgets.is_empty()
-        || has(caller.team.as_ref().and_then(|name| around.teams.get(name)))
-        || has(caller.user.as_ref().and_then(|name| around.users.get(name)))
-        || !around.global.budgets.is_empty()
+    !profile.scope.budgets.is_empty()
+        || has(profile.team.as_ref().and_then(|name| teams.get(name)))
+        || has(profile.user.as_ref().and_then(|name| users.get(name)))
+        || !global.budgets.is_empty()
 }

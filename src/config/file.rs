@@ -2,7 +2,9 @@
 //! else. What is absent is `None`; defaults, secrets and rules belong to [`super::resolve`].
 
 use super::problem::{Place, Report};
-use super::read::{At, Fields, Named, Positive, Rate, Read, Share, Size, parsed, word, wrong};
+use super::read::{
+    At, Factor, Fields, Named, Positive, Rate, Read, Share, Size, parsed, word, wrong,
+};
 use super::snapshot::{Http2, OnDisconnect, OnFailure};
 use super::yaml::{Kind, Node};
 use crate::keys::LowBudget;
@@ -165,7 +167,12 @@ section! { Key {
 section! { Scope { limits: Limits, budgets: Vec<Budget>, }}
 section! { Limits { rpm: Positive, tpm: Positive, parallel: Positive, }}
 section! { Budget { usd: At<NanoUsd>, per: Per, }}
-section! { Alerts { webhooks: Vec<Webhook>, budget_at: Vec<Share>, fallback_rate: Share, }}
+section! { Alerts {
+    webhooks: Vec<Webhook>,
+    budget_at: Vec<Share>,
+    fallback_rate: Share,
+    spend_velocity: Factor,
+}}
 section! { Webhook { url: At<String>, secret: At<String>, }}
 section! { Prices { file: At<String>, }}
 

@@ -29,6 +29,7 @@ pub use problem::{Invalid, Problem};
 pub use snapshot::Snapshot;
 pub use suggest::nearest;
 
+use crate::keys::{Caller, Profile};
 use chrono::{DateTime, Utc};
 use problem::{Place, Report};
 use read::Read;
@@ -119,6 +120,58 @@ pub fn load_text(
             problems: report.problems,
             warnings: report.warnings,
         }),
+    }
+}
+
+/// A key that is made or changed while running, read as an item of `keys:` is.
+///
+/// `text` is YAML, so JSON will do. Nothing in it refers to the environment.
+///
+/// # Errors
+/// Every problem, as a file's `keys` would have them.
+pub fn key(text: &str, snapshot: &Snapshot) -> Result<(Caller, Vec<Problem>), Vec<Problem>> {
+    let mut report = Report::default();
+    let written =
+        yaml::parse(text, &mut report).and_then(|tree| file::Key::read(&tree, "", &mut report));
+    let texts = text::Texts { env: &Nothing, dir: Path::new("") };
+    let around = callers::Around::running(snapshot);
+    let caller = written.and_then(|written| callers::key(&written, &around, texts, &mut report));
+    for problem in report.problems.iter_mut().chain(&mut report.warnings) {
+        // A request has no lines to speak of.
+        problem.line = None;
+    }
+    match caller {
+        Some(caller) if report.problems.is_empty() => Ok((caller, report.warnings)),
+        _ => Err(report.problems),
+    }
+}
+
+/// Why a key made while running can't be used under this configuration, if it can't: the file
+/// may have changed since. `None`: it can.
+pub fn unusable(profile: &Profile, snapshot: &Snapshot) -> Option<String> {
+    if let Some(team) = profile.team.as_ref().filter(|team| !snapshot.teams.contains_key(*team)) {
+        return Some(format!("its team `{team}` is not in the configuration any more"));
+    }
+    let (teams, users) = (&snapshot.teams, &snapshot.users);
+    let covered = profile.unlimited || callers::covered(profile, teams, users, &snapshot.global);
+    (!covered).then(|| "no budget covers it any more".to_owned())
+}
+
+/// A duration as the configuration writes it: `500ms`, `20s`, `5m`, `1h`, `1d`.
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    read::duration(text)
+}
+
+/// Without variables and files: what comes over the network doesn't reach for them.
+struct Nothing;
+
+impl Environment for Nothing {
+    fn var(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn read(&self, _: &Path) -> std::io::Result<String> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -1,9 +1,8 @@
 //! The order in which targets are tried, for routing and for people.
 
 use super::check::{amount, dollars, multiple};
-use super::snapshot::{Model, Snapshot, Target};
+use super::snapshot::{Model, OnDisconnect, Provider, Snapshot, Target};
 use crate::catalog::Price;
-use crate::keys::LowBudget;
 use crate::units::NanoUsd;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -30,15 +29,10 @@ fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
 
 /// Settings that this version reads and doesn't act on: nobody may rely on them in silence.
 pub fn not_acted_on(snapshot: &Snapshot) -> Vec<&'static str> {
-    let clamps = snapshot.keys.iter().any(|key| key.low_budget == LowBudget::Clamp);
-    let settings = [
-        (
-            !snapshot.alerts.webhooks.is_empty(),
-            "alerts.webhooks: no webhook is called in this version",
-        ),
-        (clamps, "keys[].low_budget: clamp does nothing in this version; the request is refused"),
-    ];
-    settings.into_iter().filter_map(|(set, text)| set.then_some(text)).collect()
+    let drains = |provider: &Arc<Provider>| provider.on_disconnect == OnDisconnect::Drain;
+    let drains = snapshot.providers.values().any(drains);
+    let text = "providers.*.on_disconnect: drain does nothing in this version; the upstream call is closed when its client leaves";
+    drains.then_some(text).into_iter().collect()
 }
 
 /// What `tollbar check` prints after the warnings: for each model its candidates with price

@@ -267,6 +267,11 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, &'static str> {
 const TIMES: &[(&str, u64)] =
     &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
+/// A duration, if the text is one.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    with_unit(text, TIMES).ok().map(Duration::from_millis)
+}
+
 impl Read for Duration {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
         let duration = ("a duration", "one like 500ms, 20s, 5m, 1h or 1d");
@@ -321,6 +326,22 @@ impl Read for Share {
             let millionths = decimal::exact(text, 6).map_err(|e| e.to_string())?;
             match u32::try_from(millionths) {
                 Ok(n @ 1..=1_000_000) => Ok(Share(n)),
+                _ => Err("out of range".to_owned()),
+            }
+        })
+    }
+}
+
+/// So many times something else, in millionths.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Factor(pub u64);
+
+impl Read for Factor {
+    fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
+        let factor = ("a number above 1 and up to 1000", "one like 5 or 2.5");
+        parsed(node, path, factor, report, |text| {
+            match decimal::exact(text, 6).map_err(|e| e.to_string())? {
+                n @ 1_000_001..=1_000_000_000 => Ok(Factor(n)),
                 _ => Err("out of range".to_owned()),
             }
         })

@@ -36,8 +36,8 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
     let teams = scopes(file.teams.as_ref(), report);
     let users = scopes(file.users.as_ref(), report);
     let global = file.global.as_ref().map(|g| scope_of(g, report)).unwrap_or_default();
-    let around = callers::Around { file, teams: &teams, users: &users, global: &global };
-    let keys = callers::resolve(&around, texts, report);
+    let around = callers::Around::file(file, &teams, &users, &global);
+    let keys = callers::resolve(file.keys.as_deref().unwrap_or_default(), &around, texts, report);
     check::caps(&keys, &around, report);
     Some(Snapshot {
         generation: input.generation,
@@ -281,14 +281,17 @@ fn alerts(file: &File, texts: Texts<'_>, report: &mut Report) -> Alerts {
         }
         webhooks.push(Webhook { url: url.secret, secret: secret.map(|s| s.secret) });
     }
-    let budget_at = written.budget_at.map_or_else(
+    let mut budget_at: Vec<u32> = written.budget_at.map_or_else(
         || vec![800_000, 1_000_000],
         |shares| shares.iter().map(|share| share.0).collect(),
     );
+    budget_at.sort_unstable();
+    budget_at.dedup();
     Alerts {
         webhooks,
         budget_at,
-        fallback_rate: Some(written.fallback_rate.map_or(50_000, |share| share.0)),
+        fallback_rate: written.fallback_rate.map_or(50_000, |share| share.0),
+        spend_velocity: written.spend_velocity.map_or(5_000_000, |factor| factor.0),
     }
 }
 

@@ -276,14 +276,16 @@ pub struct Breaker {
 pub struct Alerts {
     /// Where alerts are posted.
     pub webhooks: Vec<Webhook>,
-    /// Shares of a budget, in millionths, at which an alert is sent.
+    /// Shares of a budget, in millionths, at which an alert is sent. Ascending, each once.
     pub budget_at: Vec<u32>,
     /// Share of requests served by a fallback, in millionths, over five minutes.
-    pub fallback_rate: Option<u32>,
+    pub fallback_rate: u32,
+    /// So many times its trailing mean may be spent in an hour, in millionths.
+    pub spend_velocity: u64,
 }
 
 /// One receiver of alerts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
     /// Its address. May carry a secret in its path, so it is never printed.
     pub url: Secret,

@@ -15,6 +15,7 @@ mod attempts;
 mod error;
 mod journal;
 mod lease;
+mod notices;
 mod query;
 mod reconcile;
 mod row;
@@ -25,7 +26,8 @@ pub(crate) mod tests;
 mod writer;
 
 pub use error::LedgerError;
-pub use query::{Column, Filter, SpendRow, requests, spend};
+pub use notices::{Claim, spent_after, spent_by_minute};
+pub use query::{Column, Filter, SpendRow, requests, spend, spenders};
 pub use row::{Row, instant};
 pub use store::{
     AccountKey, AccountName, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, Store, StoreError,
@@ -174,6 +176,18 @@ impl Ledger {
         self.commands.send(Command::Job(Box::new(job))).map_err(|_| LedgerError::Closed)?;
         let result = result.recv().map_err(|_| LedgerError::Closed)?;
         result.map_err(|error| LedgerError::sql(&self.shared.path, &error))
+    }
+
+    /// Reads with a connection of its own, also while the writer is busy. Blocks.
+    ///
+    /// # Errors
+    /// The database can't be read, or what `read` says.
+    pub fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let connection = schema::open_to_read(self.path())?;
+        read(&connection).map_err(|error| LedgerError::sql(self.path(), &error))
     }
 
     /// Deletes the attempts before a time; returns how many. Accounts keep their sums, so that a

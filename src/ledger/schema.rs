@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Each step leads from the version of its place to the next. Never change one that was released.
+/// Taken twice a step does no harm: an older process on the same file may set the version back.
 const MIGRATIONS: &[&str] = &[
     // 0 -> 1
     "CREATE TABLE attempts (
@@ -60,6 +61,18 @@ const MIGRATIONS: &[&str] = &[
         key_id TEXT, detail TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_at ON audit (at);",
+    // 1 -> 2: what was told already, so that no restart tells it again.
+    "CREATE TABLE IF NOT EXISTS alerts (
+        name TEXT PRIMARY KEY, at TEXT NOT NULL, until INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;",
+    // 2 -> 3: nothing has ever been in the first table of keys.
+    "DROP TABLE IF EXISTS keys;
+    CREATE TABLE IF NOT EXISTS virtual_keys (
+        id TEXT PRIMARY KEY, hash BLOB NOT NULL UNIQUE, json TEXT NOT NULL,
+        created_at TEXT NOT NULL, expires_at TEXT, blocked_at TEXT, revoked_at TEXT,
+        -- What the last rotation has replaced, and until when it is still accepted.
+        previous_hash BLOB, previous_until TEXT
+    ) STRICT;",
 ];
 
 /// The newest version.

@@ -340,7 +340,8 @@ fn rows_past_the_queue_are_read_back_from_the_journal() {
 fn other_tables_are_written_in_a_transaction() {
     let dir = Dir::new();
     let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
-    let insert = "INSERT INTO keys VALUES ('a', x'00', '{}', 'now', NULL)";
+    let insert =
+        "INSERT INTO virtual_keys (id, hash, json, created_at) VALUES ('a', x'00', '{}', 'now')";
     assert_eq!(ledger.write(move |db| db.execute(insert, [])).unwrap(), 1);
     let failed = ledger.write(move |db| {
         db.execute("INSERT INTO audit VALUES ('now', 'admin', 'create', 'a', '{}')", [])?;

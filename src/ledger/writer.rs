@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often the accounts of windows that are long over are forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
 
+/// Marks the file as ours, for `file` and for whoever opens it: "Tbar".
+const APPLICATION: i64 = 0x5462_6172;
+
 /// Something to be done with the connection.
 pub(super) type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -233,7 +236,8 @@ impl Writer {
     fn forget_ended(&mut self) {
         let result = self.connection.execute_batch(
             "DELETE FROM leases WHERE ends < unixepoch() - 7 * 86400;
-             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;",
+             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;
+             DELETE FROM alerts WHERE until < unixepoch() - 7 * 86400;",
         );
         self.known.forget();
         if let Err(error) = result {
@@ -247,7 +251,8 @@ impl Writer {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|transaction| {
-                transaction.pragma_update(None, "user_version", super::schema::VERSION)?;
+                // Something that nobody reads: the version may be a newer process's.
+                transaction.pragma_update(None, "application_id", APPLICATION)?;
                 transaction.commit()
             })
             .map_err(|error| LedgerError::sql(&self.shared.path, &error));

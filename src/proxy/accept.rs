@@ -1,5 +1,6 @@
 //! The journey up to the first attempt: accept → authenticate → inspect → plan → admit.
 
+use super::authenticate::Keys;
 use super::exchange::{Call, Exchange};
 use super::inspect::{self, Received};
 use super::{Edge, admit, authenticate, held, models, passthrough, reply, window};
@@ -63,7 +64,8 @@ impl Edge {
             return Err(draining());
         }
         let headers = &session.req_header().headers;
-        let caller = authenticate::authenticate(headers, &exchange.snapshot, chrono::Utc::now())
+        let keys = Keys { snapshot: &exchange.snapshot, keyring: &self.gateway.keyring };
+        let caller = authenticate::authenticate(headers, keys, chrono::Utc::now())
             .map_err(|reject| flood(&self.gateway, session, reject))?;
         exchange.caller = Some(caller.clone());
         match route {

@@ -43,7 +43,7 @@ pub fn scopes<'a>(
     caller: &'a Caller,
     model: &'a Model,
 ) -> Vec<(ScopeKind, &'a str, &'a Scope)> {
-    let mut scopes = vec![(ScopeKind::Key, caller.id.as_str(), &caller.scope)];
+    let mut scopes = vec![(ScopeKind::Key, &*caller.id, &caller.scope)];
     if let Some((name, user)) =
         caller.user.as_ref().and_then(|name| snapshot.users.get_key_value(name))
     {

@@ -2,10 +2,12 @@
 //! means for the next one.
 
 use super::admit;
+use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
 use super::hold::{self, Money};
 use super::pledge::Pledge;
 use super::upstream::{body_for, peer};
+use crate::alerts::Alert;
 use crate::config::snapshot::{Provider, Snapshot, Target};
 use crate::faults;
 use crate::keys::Caller;
@@ -34,7 +36,8 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
     let newest = gateway.live.snapshot();
     let team = exchange.team_label().to_owned();
     loop {
-        let caller = still_admitted(&newest, exchange.caller.as_deref())?;
+        let keys = Keys { snapshot: &newest, keyring: &gateway.keyring };
+        let caller = still_admitted(keys, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
         let Some(next) = next(gateway, call, &newest) else {
             return Err(nothing_left(call));
@@ -42,8 +45,8 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let began = Instant::now();
         let (provider, candidate) = (next.provider.clone(), &next.candidate);
         let money = Money { gateway, snapshot: &newest, caller: &caller, request: &exchange.id };
-        let hold = match money.hold(call, candidate, &provider).await {
-            Ok(hold) => hold,
+        let held = match money.hold(call, candidate, &provider).await {
+            Ok(held) => held,
             Err(hold::Short { reject, other_target_may_do: true }) => {
                 next.limits.refund(began);
                 call.over_budget = Some(Box::new(reject));
@@ -56,9 +59,10 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
             }
         };
         let labels = [provider.name.as_str(), &candidate.target.model, &team];
-        let hold = Pledge::new(hold, gateway.metrics.cost_usd.with_label_values(&labels));
+        let spent = gateway.metrics.cost_usd.with_label_values(&labels);
+        let pledge = Pledge::new(held.hold, spent);
         faults::point("attempt");
-        begin(gateway, call, next, hold, began);
+        begin(gateway, call, next, (pledge, held.clamped), began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
             Ok(address) => return peer(&provider, address, call),
             Err(error) => {
@@ -84,11 +88,11 @@ fn nothing_left(call: &mut Call) -> Reject {
 }
 
 /// The key that admitted this request must still be in force when another attempt starts.
-fn still_admitted(newest: &Snapshot, caller: Option<&Caller>) -> Result<Arc<Caller>, Reject> {
+fn still_admitted(keys: Keys<'_>, caller: Option<&Caller>) -> Result<Arc<Caller>, Reject> {
     let Some(caller) = caller else {
         return Err(missing());
     };
-    newest.keys.by_hash(&caller.hash).cloned().ok_or_else(|| {
+    authenticate::in_force(&caller.hash, keys, Utc::now())?.ok_or_else(|| {
         Reject::new(
             Reason::KeyRevoked,
             format!("the key `{}` was revoked while the request ran.", caller.id),
@@ -138,11 +142,17 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
-fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Pledge, started: Instant) {
+fn begin(
+    gateway: &Gateway,
+    call: &mut Call,
+    next: Next,
+    (pledge, clamped): (Pledge, Option<u64>),
+    started: Instant,
+) {
     let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
-    let body = body_for(call, &candidate);
+    let body = body_for(call, &candidate, clamped);
     let inflight = InflightGuard::enter(gateway.metrics.inflight.with_label_values(&labels));
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
@@ -153,7 +163,8 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, hold: Pledge, started: 
         at: Utc::now(),
         body,
         inflight,
-        hold: Some(hold),
+        hold: Some(pledge),
+        clamped,
         limits,
         permits,
         failure: None,
@@ -212,8 +223,9 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     match failure {
         Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
-        Failure::Status(401 | 403, _) => {
+        Failure::Status(status @ (401 | 403), _) => {
             credential.opened(now, &rule);
+            tell_refused(gateway, target, *status);
             gateway.metrics.auth_failures.with_label_values(&[&target.provider]).inc();
             log::error!(
                 "provider `{}` refused the gateway's credential for {}: check its api_key",
@@ -228,9 +240,20 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
                 rule.cooldown.as_secs(),
                 rule.failures
             );
+            gateway.alerts.raise(Alert::breaker_opened(&target.id, &rule), Utc::now());
         }
         _ => {}
     }
+}
+
+/// A bad credential stays bad until somebody changes it: whoever can has to know.
+fn tell_refused(gateway: &Gateway, target: &Target, status: u16) {
+    let snapshot = gateway.live.peek();
+    let key = snapshot.providers.get(&target.provider).and_then(|p| p.api_key.as_ref());
+    let fingerprint = key.map(|key| key.fingerprint());
+    let now = Utc::now();
+    let alert = Alert::credential_refused(&target.provider, fingerprint.as_deref(), status, now);
+    gateway.alerts.raise(alert, now);
 }
 
 /// Takes note of the attempt where the target is on trial.
@@ -244,6 +267,8 @@ pub fn on_trial(gateway: &Gateway, target: &Target, ok: bool) {
             f64::from(rule.error_rate) / 10_000.0,
             rule.window.as_secs()
         );
+        let now = Utc::now();
+        gateway.alerts.raise(Alert::canary_rolled_back(&target.id, &rule, now), now);
     }
 }
 

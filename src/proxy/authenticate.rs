@@ -1,8 +1,10 @@
 //! Who asks: one key, in any of the four headers SDKs use.
 
-use crate::config::snapshot::Snapshot;
-use crate::keys::Caller;
+use crate::config::{self, Snapshot};
+use crate::keyring::Keyring;
+use crate::keys::{Caller, Standing};
 use crate::reject::{Reason, Reject};
+use crate::secret::sha256;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use std::sync::Arc;
@@ -10,22 +12,68 @@ use std::sync::Arc;
 /// The headers that may carry a key. They are never forwarded.
 pub const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
+/// Where virtual keys are: in the file, and beside it.
+#[derive(Clone, Copy)]
+pub struct Keys<'a> {
+    /// The configuration to go by.
+    pub snapshot: &'a Snapshot,
+    /// The keys that were made while running.
+    pub keyring: &'a Keyring,
+}
+
 /// Finds the caller.
 ///
 /// # Errors
-/// `invalid_api_key` for no key, an unknown one or two different ones; `key_expired`.
+/// `invalid_api_key` for no key, an unknown one or two different ones; `key_expired`;
+/// `key_revoked`.
 pub fn authenticate(
     headers: &HeaderMap,
-    snapshot: &Snapshot,
+    keys: Keys<'_>,
     now: DateTime<Utc>,
 ) -> Result<Arc<Caller>, Reject> {
-    let key = presented(headers)?;
-    let Some(caller) = snapshot.keys.lookup(key) else {
-        return Err(Reject::new(
+    let hash = sha256(presented(headers)?.as_bytes());
+    in_force(&hash, keys, now)?.ok_or_else(|| {
+        Reject::new(
             Reason::InvalidApiKey,
             "this key is not known to the gateway. Use a virtual key of the gateway, not the provider's own key.",
-        ));
+        )
+    })
+}
+
+/// The key with this hash, if it may be used now; `None`: there is none.
+///
+/// # Errors
+/// `key_expired`, `key_revoked`.
+pub fn in_force(
+    hash: &[u8; 32],
+    keys: Keys<'_>,
+    now: DateTime<Utc>,
+) -> Result<Option<Arc<Caller>>, Reject> {
+    let Keys { snapshot, keyring } = keys;
+    let (caller, made) = match snapshot.keys.by_hash(hash) {
+        Some(caller) => (caller.clone(), false),
+        None => match keyring.by_hash(hash) {
+            Some(caller) => (caller, true),
+            None => return Ok(None),
+        },
     };
+    let gone = match caller.standing {
+        Standing::Active => None,
+        Standing::Blocked => Some("is blocked".to_owned()),
+        Standing::Revoked => Some("was revoked".to_owned()),
+        Standing::Replaced(until) => {
+            (until <= now).then(|| format!("was replaced at {}", until.to_rfc3339()))
+        }
+    };
+    // The file that it was checked against may have changed since.
+    let gone = gone.or_else(|| {
+        let why = made.then(|| config::unusable(&caller, snapshot))??;
+        Some(format!("can't be used: {why}"))
+    });
+    if let Some(why) = gone {
+        let message = format!("the key `{}` {why}. Ask the gateway's operator.", caller.id);
+        return Err(Reject::new(Reason::KeyRevoked, message));
+    }
     if let Some(expires) = caller.expires.filter(|expires| *expires <= now) {
         return Err(Reject::new(
             Reason::KeyExpired,
@@ -36,7 +84,7 @@ pub fn authenticate(
             ),
         ));
     }
-    Ok(caller.clone())
+    Ok(Some(caller))
 }
 
 /// The one key that the headers carry.

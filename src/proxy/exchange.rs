@@ -202,6 +202,8 @@ pub struct Attempt {
     pub inflight: InflightGuard,
     /// Money held for it; `None` once it has been settled.
     pub hold: Option<Pledge>,
+    /// The cap that little money has put on each answer's output, in tokens.
+    pub clamped: Option<u64>,
     /// What it has taken of its provider's limits.
     pub limits: LimitPermit,
     /// The target's permission, and that of the provider's credential.

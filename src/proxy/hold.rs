@@ -1,10 +1,12 @@
 //! Money for an attempt: its worst case is held on every budget before a byte goes upstream.
 
 use super::exchange::Call;
-use super::{admit, worst};
+use super::worst::Worst;
+use super::{admit, upstream};
+use crate::alerts::Alert;
 use crate::budget::{Charge, Hold, Refusal};
 use crate::config::snapshot::{Provider, Snapshot};
-use crate::keys::Caller;
+use crate::keys::{Caller, LowBudget};
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::scope::ScopeKind;
@@ -25,12 +27,29 @@ pub struct Money<'a> {
     pub request: &'a str,
 }
 
+/// Output that is not worth asking for: fewer tokens than this, …
+const USEFUL_TOKENS: u64 = 16;
+
+/// … or less than this part of what was asked for.
+const USEFUL_PART: u64 = 10;
+
+/// How often a clamped hold is tried.
+const CLAMP_TRIES: usize = 8;
+
 /// There is too little money for an attempt.
 pub struct Short {
     /// What the client is told, if nothing else can be tried.
     pub reject: Reject,
     /// The budget is the target's own: another target may have money left.
     pub other_target_may_do: bool,
+}
+
+/// Money for an attempt.
+pub struct Held {
+    /// Given back, or settled to what the attempt has cost.
+    pub hold: Hold,
+    /// `low_budget: clamp`: the output of each answer has to be capped to so many tokens.
+    pub clamped: Option<u64>,
 }
 
 impl Money<'_> {
@@ -43,29 +62,64 @@ impl Money<'_> {
         call: &Call,
         candidate: &Candidate,
         provider: &Provider,
-    ) -> Result<Hold, Short> {
+    ) -> Result<Held, Short> {
         let scopes = self.scopes(call, candidate, provider);
         let charges: Vec<Charge<'_>> =
             scopes.iter().map(|(kind, id, budgets)| Charge { kind: *kind, id, budgets }).collect();
         let bounded = charges.iter().any(|charge| !charge.budgets.is_empty());
-        let worst = |exact| worst::cost(call, &candidate.model, &candidate.target, exact);
-        let first = match worst(false) {
-            Some(worst) => worst,
-            None if !bounded => NanoUsd(0),
-            None => return Err(unbounded(candidate)),
-        };
-        let refusal = match self.acquire(&charges, first).await? {
-            Ok(hold) => return Ok(hold),
+        let worst = |exact| Worst::of(call, &candidate.model, &candidate.target, exact);
+        let first = worst(false);
+        if first.is_none() && bounded {
+            return Err(unbounded(candidate));
+        }
+        let mut most = first.as_ref().map_or(NanoUsd(0), Worst::cost);
+        let mut refusal = match self.acquire(&charges, most).await? {
+            Ok(hold) => return Ok(Held { hold, clamped: None }),
             Err(refusal) => refusal,
         };
         // The bytes of a body are a crude bound: look closer before the answer is no.
-        match worst(true).filter(|closer| *closer < first && !refusal.store_failed) {
-            Some(closer) => {
-                let held = self.acquire(&charges, closer).await?;
-                held.map_err(|refusal| self.short(&refusal, closer, call))
-            }
-            None => Err(self.short(&refusal, first, call)),
+        let closer = if refusal.store_failed { None } else { worst(true) };
+        if let Some(closer) = closer.as_ref().map(Worst::cost).filter(|closer| *closer < most) {
+            most = closer;
+            refusal = match self.acquire(&charges, most).await? {
+                Ok(hold) => return Ok(Held { hold, clamped: None }),
+                Err(refusal) => refusal,
+            };
         }
+        let clamps = self.caller.low_budget == LowBudget::Clamp
+            && upstream::cap_name(call.endpoint, &candidate.target).is_some();
+        if clamps && let Some(worst) = &closer {
+            let wider = self.clamp(&charges, worst, &refusal).await?;
+            return wider.ok_or_else(|| self.short(&refusal, most, call));
+        }
+        Err(self.short(&refusal, most, call))
+    }
+
+    /// Holds the largest useful part of the output that every budget still pays for.
+    async fn clamp(
+        &self,
+        charges: &[Charge<'_>],
+        worst: &Worst<'_>,
+        refusal: &Refusal,
+    ) -> Result<Option<Held>, Short> {
+        let least = USEFUL_TOKENS.max(worst.asked() / USEFUL_PART);
+        let mut left = refusal.left();
+        // Another scope may have less, and others spend at the same time.
+        for _ in 0..CLAMP_TRIES {
+            let cap = worst.affordable(left);
+            if cap < least {
+                break;
+            }
+            match self.acquire(charges, worst.capped(cap)).await? {
+                Ok(hold) => {
+                    let labels = [refusal.kind.as_str()];
+                    self.gateway.metrics.budget_clamped.with_label_values(&labels).inc();
+                    return Ok(Some(Held { hold, clamped: Some(cap) }));
+                }
+                Err(next) => left = left.min(next.left()),
+            }
+        }
+        Ok(None)
     }
 
     fn scopes<'s>(
@@ -111,12 +165,23 @@ impl Money<'_> {
     fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
         let labels = [refusal.kind.as_str()];
         self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+        self.tell(refusal, worst);
         let own = match refusal.kind {
             ScopeKind::Provider => true,
             ScopeKind::Model => refusal.id != call.model.name,
             _ => false,
         };
         Short { reject: refused(refusal, worst), other_target_may_do: own && !refusal.store_failed }
+    }
+
+    /// A budget is used up before the last nano-dollar is spent: by the request that doesn't fit
+    /// any more. One that would hardly fit an untouched budget says nothing about it.
+    fn tell(&self, refusal: &Refusal, worst: NanoUsd) {
+        let lowest = self.snapshot.alerts.budget_at.first();
+        let far = lowest.is_some_and(|share| refusal.spent.reaches(*share, refusal.cap));
+        if far && !refusal.only_holds && !refusal.store_failed {
+            self.gateway.alerts.raise(Alert::budget_refused(refusal, worst), Utc::now());
+        }
     }
 }
 
@@ -141,10 +206,7 @@ fn refused(refusal: &Refusal, worst: NanoUsd) -> Reject {
     if refusal.store_failed {
         return state_unavailable();
     }
-    let whose = match refusal.kind {
-        ScopeKind::Global => "the whole gateway".to_owned(),
-        kind => format!("the {} `{}`", kind.as_str(), refusal.id),
-    };
+    let whose = refusal.kind.whose(&refusal.id);
     let until = match refusal.window_end {
         Some(end) => format!("The window ends at {}.", end.to_rfc3339()),
         None => "It is a total: it does not renew.".to_owned(),

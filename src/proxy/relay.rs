@@ -146,7 +146,10 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     header.insert_header("x-tollbar-model", attempt.candidate.model.name.as_str())?;
     header.insert_header("x-tollbar-target", attempt.candidate.target.id.as_str())?;
     header.insert_header("x-tollbar-attempts", (call.done.len() + 1).to_string())?;
-    if let Some(cap) = attempt.candidate.model.max_output_tokens {
+    if attempt.clamped.is_some() {
+        header.insert_header("x-tollbar-clamped", "low-budget")?;
+    }
+    if let Some(cap) = attempt.clamped.or(attempt.candidate.model.max_output_tokens) {
         header.insert_header("x-tollbar-max-output-tokens", cap.to_string())?;
     }
     if attempt.relay.as_ref().is_some_and(|relay| relay.events) {

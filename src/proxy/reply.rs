@@ -6,6 +6,7 @@ use crate::units::Dialect;
 use crate::wire::errors::{self, ErrorText};
 use bytes::Bytes;
 use pingora_core::Result;
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use std::time::Duration;
 /// The most of an unread body that is read and thrown away, so that the client gets to see the
 /// refusal and can use the connection again.
 const MAX_DRAINED: u64 = 1024 * 1024;
+
+/// How long that may take.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Headers that every answer carries.
 ///
@@ -100,13 +104,27 @@ async fn drain(session: &mut Session) {
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     // A client that waits for `100 Continue` may never send what it announced.
     let waits = session.req_header().headers.contains_key("expect");
-    let small = !waits && length.is_some_and(|length| length <= MAX_DRAINED);
+    let small = !waits && length.is_none_or(|length| length <= MAX_DRAINED);
     let drained = small
-        && matches!(
-            tokio::time::timeout(Duration::from_secs(2), session.drain_request_body()).await,
-            Ok(Ok(()))
-        );
+        && tokio::time::timeout(DRAIN, read_away(&mut session.downstream_session))
+            .await
+            .unwrap_or(false);
     if !drained {
         session.set_keepalive(None);
+    }
+}
+
+/// Reads the body to its end, unless it is too large; a chunked one doesn't say before.
+async fn read_away(session: &mut ServerSession) -> bool {
+    let mut left = MAX_DRAINED;
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(piece)) => match left.checked_sub(piece.len() as u64) {
+                Some(rest) => left = rest,
+                None => return false,
+            },
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
     }
 }

@@ -158,7 +158,7 @@ fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
     let millis = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     Row {
         request_id: exchange.id.clone(),
-        key_id: caller.map(|caller| caller.id.clone()).unwrap_or_default(),
+        key_id: caller.map(|caller| caller.id.to_string()).unwrap_or_default(),
         team: caller.and_then(|caller| caller.team.clone()),
         user: caller.and_then(|caller| caller.user.clone()),
         model: attempt.candidate.model.name.clone(),
@@ -383,7 +383,7 @@ fn entry(exchange: &Exchange, head: &Head, took: Duration) -> Entry {
         client: head.client.clone(),
         method: head.method.clone(),
         endpoint: exchange.endpoint.map_or("-", |endpoint| endpoint.as_str()),
-        key_id: caller.map(|caller| caller.id.clone()),
+        key_id: caller.map(|caller| caller.id.to_string()),
         team: caller.and_then(|caller| caller.team.clone()),
         user: caller.and_then(|caller| caller.user.clone()),
         model: exchange.model.as_ref().map(|model| model.name.clone()),

@@ -50,13 +50,16 @@ const NOT_FORWARDED: [&str; 20] = [
 ];
 
 /// The client's bytes, with the fields changed that this target needs.
-pub fn body_for(call: &Call, candidate: &Candidate) -> Bytes {
+///
+/// `clamped` is a tighter cap on the output than the model's, in tokens.
+pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Bytes {
     let target = &candidate.target;
+    let cap = clamped.into_iter().chain(candidate.model.max_output_tokens).min();
     match &call.fields {
         BodyFields::Json(fields) => {
             let wanted = Wanted {
                 model: (!call.endpoint.model_in_path()).then_some(target.model.as_str()),
-                output_cap: output_cap(call.endpoint, candidate),
+                output_cap: cap_name(call.endpoint, target).zip(cap),
                 include_usage: asks_usage(call.endpoint) && call.stream,
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
@@ -73,21 +76,17 @@ pub fn asks_usage(endpoint: Endpoint) -> bool {
     matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
 }
 
-/// The model's output cap, under the name that this endpoint knows it by.
-fn output_cap(endpoint: Endpoint, candidate: &Candidate) -> Option<(CapName, u64)> {
-    let cap = candidate.model.max_output_tokens?;
-    let name = match endpoint {
-        Endpoint::ChatCompletions if wants_new_name(&candidate.target) => {
-            CapName::MaxCompletionTokens
-        }
+/// The name by which this endpoint knows an output cap, if it knows one.
+pub fn cap_name(endpoint: Endpoint, target: &Target) -> Option<CapName> {
+    match endpoint {
+        Endpoint::ChatCompletions if wants_new_name(target) => Some(CapName::MaxCompletionTokens),
         Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Messages => {
-            CapName::MaxTokens
+            Some(CapName::MaxTokens)
         }
-        Endpoint::Responses => CapName::MaxOutputTokens,
-        Endpoint::GeminiGenerate | Endpoint::GeminiStream => CapName::GenerationConfig,
-        _ => return None,
-    };
-    Some((name, cap))
+        Endpoint::Responses => Some(CapName::MaxOutputTokens),
+        Endpoint::GeminiGenerate | Endpoint::GeminiStream => Some(CapName::GenerationConfig),
+        _ => None,
+    }
 }
 
 /// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.

@@ -49,21 +49,67 @@ const PICTURE_MADE: u64 = 6_263 + 3 * 100;
 /// Words without which a body holds neither picture nor file.
 const MEDIA: [&str; 6] = ["image", "file", "document", "audio", "video", "inline"];
 
-/// What a request can cost at a target; `None`: nothing bounds its output.
-pub fn cost(call: &Call, model: &Model, target: &Target, exact: bool) -> Option<NanoUsd> {
-    let output = match admit::output(call.endpoint, model, &call.fields) {
-        _ if !call.metered => 0,
-        Some(output) => output,
-        None if output_is_free(target) => 0,
-        None => largest_output(call, model, target)?.saturating_mul(answers(call)),
-    };
-    let input = input(call, model, target, exact);
-    // Priority service is the dearest, and a provider may put a request there by default.
-    let services = [Service::Standard, Service::Priority];
-    let worst = services.map(|service| target.price.worst_case(input, output, service));
-    let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
-    let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
-    Some(worst.into_iter().max().unwrap_or_default().saturating_add(units))
+/// What bounds the cost of an attempt.
+pub struct Worst<'a> {
+    target: &'a Target,
+    input: u64,
+    /// Output in tokens, of every answer together.
+    output: u64,
+    answers: u64,
+    units: NanoUsd,
+}
+
+impl<'a> Worst<'a> {
+    /// The bounds of a request at a target; `None`: nothing bounds its output.
+    pub fn of(call: &Call, model: &Model, target: &'a Target, exact: bool) -> Option<Worst<'a>> {
+        let output = match admit::output(call.endpoint, model, &call.fields) {
+            _ if !call.metered => 0,
+            Some(output) => output,
+            None if output_is_free(target) => 0,
+            None => largest_output(call, model, target)?.saturating_mul(answers(call)),
+        };
+        let input = input(call, model, target, exact);
+        let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
+        let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
+        Some(Worst { target, input, output, answers: answers(call), units })
+    }
+
+    /// The most that it can cost.
+    pub fn cost(&self) -> NanoUsd {
+        self.with(self.output)
+    }
+
+    /// The largest output of each answer, in tokens, that can't cost more than is left; never
+    /// more than is asked for.
+    pub fn affordable(&self, left: NanoUsd) -> u64 {
+        let (mut fits, mut too_much) = (0, self.output / self.answers + 1);
+        while fits + 1 < too_much {
+            let middle = fits + (too_much - fits) / 2;
+            match self.capped(middle) <= left {
+                true => fits = middle,
+                false => too_much = middle,
+            }
+        }
+        fits
+    }
+
+    /// The most that it can cost with this cap on each answer, in tokens.
+    pub fn capped(&self, cap: u64) -> NanoUsd {
+        self.with(cap.saturating_mul(self.answers).min(self.output))
+    }
+
+    /// What is asked for of each answer, in tokens.
+    pub fn asked(&self) -> u64 {
+        self.output / self.answers
+    }
+
+    fn with(&self, output: u64) -> NanoUsd {
+        // Priority service is the dearest, and a provider may put a request there by default.
+        let services = [Service::Standard, Service::Priority];
+        let price = &self.target.price;
+        let worst = services.map(|service| price.worst_case(self.input, output, service));
+        worst.into_iter().max().unwrap_or_default().saturating_add(self.units)
+    }
 }
 
 /// Whether output costs nothing here, as where sound or characters are billed instead.

@@ -1,15 +1,18 @@
 //! Integration tests: each starts the real binary on free ports against the scripted provider.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod alerts;
 mod bodies;
 mod budgets;
 mod chaos;
+mod clamp;
 mod costs;
 mod costs_kinds;
 mod departures;
 mod downstream;
 mod holds;
 mod hostile;
+mod keys;
 mod layers;
 mod limits;
 mod mixed;

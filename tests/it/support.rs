@@ -138,6 +138,8 @@ impl Server {
 
     fn start_as(scratch: Scratch, mut command: Command) -> Self {
         let mut child = command
+            // Webhooks may go through a proxy; those of the tests are on this host.
+            .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -179,6 +181,11 @@ impl Server {
             );
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Where the state file is, if the configuration says `state: { path: state.db }`.
+    pub fn state_file(&self) -> PathBuf {
+        self.scratch.0.join("state.db")
     }
 
     /// `http://…` of the first data listener.
@@ -357,7 +364,11 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(to: SocketAddr) -> Self {
-        Raw { stream: tokio::net::TcpStream::connect(to).await.unwrap(), buffer: Vec::new() }
+        Self::over(tokio::net::TcpStream::connect(to).await.unwrap())
+    }
+
+    pub fn over(stream: tokio::net::TcpStream) -> Self {
+        Raw { stream, buffer: Vec::new() }
     }
 
     /// Writes; a peer that has closed already is no error here.
@@ -378,6 +389,13 @@ impl Raw {
 
     /// The next answer with a content-length: status, head, body. `None` when the server closed.
     pub async fn answer(&mut self) -> Option<(u16, String, Vec<u8>)> {
+        let (head, body) = self.request().await?;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Some((status, head, body))
+    }
+
+    /// The next request, or answer, with a content-length: head, in small letters, and body.
+    pub async fn request(&mut self) -> Option<(String, Vec<u8>)> {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at + 4;
@@ -387,7 +405,6 @@ impl Raw {
             }
         };
         let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let length = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next());
         let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
         while self.buffer.len() < end + length {
@@ -397,7 +414,7 @@ impl Raw {
         }
         let body = self.buffer[end..end + length].to_vec();
         self.buffer.drain(..end + length);
-        Some((status, head, body))
+        Some((head, body))
     }
 
     /// Everything until the server closes.

@@ -333,11 +333,11 @@ fn warm_accounts_need_no_store_and_forgotten_ones_keep_what_they_spent() {
     let charges = [key("k", &daily)];
     block_on(bench.budgets.warm(&charges, noon()));
     let hold = bench.budgets.hold("r", &charges, NanoUsd(1_000), noon()).unwrap();
-    bench.budgets.keep(|_, _| false);
+    bench.budgets.keep(|_, _, _| false);
     assert_eq!(bench.day(noon()), (0, 1_000));
     hold.settle(NanoUsd(700), row("k"));
     while !bench.budgets.view(noon()).is_empty() {
-        bench.budgets.keep(|_, _| false);
+        bench.budgets.keep(|_, _, _| false);
     }
     block_on(bench.budgets.warm(&charges, noon()));
     assert_eq!(bench.day(noon()), (700, 0));

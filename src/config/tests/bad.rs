@@ -32,6 +32,7 @@ const CASES: &[Case] = &[
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nbreaker: { failures: 0 }", 2, "breaker.failures", "more than zero"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nstate: { on_failure: opne }", 2, "state.on_failure", "Did you mean `open`?"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nalerts: { budget_at: [1.5] }", 2, "alerts.budget_at[0]", "a share between 0 and 1"),
+    (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nalerts: { spend_velocity: 1 }", 2, "alerts.spend_velocity", "a number above 1"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nlisteners: []", 2, "", "duplicate key `listeners`"),
     // Providers.
     (OPENAI, "openai: { base_url: 'https://api.openai.com/v1' }", 3, "providers.openai.dialect", "missing"),

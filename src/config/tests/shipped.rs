@@ -68,6 +68,7 @@ fn defaults_are_what_the_reference_says() {
     assert_eq!(format!("{:?}", base.server), format!("{:?}", shown.server));
     assert_eq!(base.alerts.budget_at, shown.alerts.budget_at);
     assert_eq!(base.alerts.fallback_rate, shown.alerts.fallback_rate);
+    assert_eq!(base.alerts.spend_velocity, shown.alerts.spend_velocity);
     assert_eq!((base.timezone, base.state_path), (shown.timezone, shown.state_path));
     assert_eq!(base.admin.address, shown.admin.address);
     let (a, b) = (&base.providers["openai"], &shown.providers["openai"]);

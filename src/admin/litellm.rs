@@ -1,0 +1,395 @@
+//! LiteLLM's key endpoints, by its own field names, over the keys of [`super::keys`].
+//!
+//! Paths, fields and answers are those of its documented "virtual keys" API. A field that asks for
+//! something that nothing here would do is refused: a control is not to be dropped in silence.
+
+use super::keys::{self, Refusal, refuse};
+use super::reports::pairs;
+use super::{error, json_answer, other_method};
+use crate::keygen::PREFIX;
+use crate::keyring::StoredKey;
+use crate::keys::{Caller, Profile};
+use crate::scope::{Budget, Per, ScopeKind};
+use crate::secret::{Secret, sha256};
+use crate::state::Gateway;
+use crate::units::NanoUsd;
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{Method, Response};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Serves `/key/…`.
+pub(super) async fn serve(
+    gateway: &Arc<Gateway>,
+    method: &Method,
+    path: &str,
+    query: &str,
+    body: Map<String, Value>,
+) -> Response<Vec<u8>> {
+    let (gateway, method) = (gateway.clone(), method.clone());
+    let (path, query) = (path.to_owned(), query.to_owned());
+    let served = tokio::task::spawn_blocking(move || {
+        match (&method, path.as_str()) {
+            (&Method::POST, "/key/generate") => generate(&gateway, body),
+            (&Method::GET, "/key/info") => info(&gateway, &query),
+            (&Method::POST, "/key/update") => update(&gateway, body),
+            (&Method::POST, "/key/delete") => delete(&gateway, &body),
+            (&Method::POST, "/key/block") => block(&gateway, &body, true),
+            (&Method::POST, "/key/unblock") => block(&gateway, &body, false),
+            (
+                _,
+                "/key/generate" | "/key/info" | "/key/update" | "/key/delete" | "/key/block"
+                | "/key/unblock",
+            ) => return other_method(),
+            _ => return error(404, "unknown_path", "there is nothing at this path"),
+        }
+        .map_or_else(|refusal| *refusal, |answer| json_answer(200, &answer))
+    });
+    served.await.unwrap_or_else(|_| error(500, "internal_error", "the change may not be done"))
+}
+
+fn generate(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refusal> {
+    let plain = match take(&mut body, "key") {
+        None => None,
+        Some(Value::String(key)) if key.len() >= 32 => Some(Secret::new(key)),
+        Some(_) => return Err(bad("`key` is a string of at least 32 characters")),
+    };
+    let blocked = take(&mut body, "blocked");
+    let mut made = members(body, None, Utc::now())?;
+    made.entry("models").or_insert_with(|| json!(["*"]));
+    if let Some(plain) = &plain {
+        let hash = hex::encode(sha256(plain.expose().as_bytes()));
+        made.insert("hash".into(), format!("sha256:{hash}").into());
+    }
+    let made = keys::create(gateway, made)?;
+    let mut key = made.key;
+    if blocked == Some(Value::Bool(true)) {
+        let only = Map::from_iter([("blocked".to_owned(), Value::Bool(true))]);
+        key = keys::change(gateway, &key.id, only)?;
+    }
+    let mut answer = shown(gateway, &Found::from(key));
+    if let Some(plain) = plain.or(made.plain) {
+        answer.insert("key".into(), plain.expose().into());
+    }
+    Ok(answer.into())
+}
+
+fn info(gateway: &Gateway, query: &str) -> Result<Value, Refusal> {
+    let key = pairs(query).find(|(name, _)| *name == "key").map(|(_, value)| value);
+    let key = key.ok_or_else(|| bad("say which key: `?key=`"))?;
+    let found = find(gateway, &key)?;
+    Ok(json!({"key": safe(&key, &found), "info": shown(gateway, &found)}))
+}
+
+fn update(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refusal> {
+    let (key, found) = named(gateway, &mut body)?;
+    let mut change = members(body, Some(&found), Utc::now())?;
+    if change.remove("id").is_some_and(|id| id.as_str() != Some(&*found.id)) {
+        return Err(bad("`key_alias` is the key's id here, and can't be changed"));
+    }
+    let changed = Found::from(keys::change(gateway, &found.id, change)?);
+    let mut answer = shown(gateway, &changed);
+    answer.insert("key".into(), safe(&key, &changed));
+    Ok(answer.into())
+}
+
+fn delete(gateway: &Gateway, body: &Map<String, Value>) -> Result<Value, Refusal> {
+    let list = |name: &str| body.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let given: Vec<Value> = list("keys").into_iter().chain(list("key_aliases")).collect();
+    let words: Option<Vec<&str>> = given.iter().map(Value::as_str).collect();
+    let words = words.filter(|words| !words.is_empty());
+    let words =
+        words.ok_or_else(|| bad("say which: `keys` or `key_aliases`, a list of strings"))?;
+    // All of them are known, or none is deleted.
+    let found = words.iter().map(|word| find(gateway, word)).collect::<Result<Vec<_>, _>>()?;
+    for found in &found {
+        keys::not_in_file(gateway, &found.id)?;
+    }
+    for found in &found {
+        keys::revoke(gateway, &found.id)?;
+    }
+    let deleted: Vec<Value> = words.iter().zip(&found).map(|(word, key)| safe(word, key)).collect();
+    Ok(json!({ "deleted_keys": deleted }))
+}
+
+fn block(gateway: &Gateway, body: &Map<String, Value>, blocked: bool) -> Result<Value, Refusal> {
+    let (_, found) = named(gateway, &mut body.clone())?;
+    let only = Map::from_iter([("blocked".to_owned(), Value::Bool(blocked))]);
+    let changed = keys::change(gateway, &found.id, only)?;
+    Ok(shown(gateway, &Found::from(changed)).into())
+}
+
+/// A key, of the file or not.
+struct Found {
+    id: Arc<str>,
+    hash: [u8; 32],
+    profile: Arc<Profile>,
+    expires: Option<DateTime<Utc>>,
+    created: Option<DateTime<Utc>>,
+    blocked: bool,
+}
+
+impl From<StoredKey> for Found {
+    fn from(key: StoredKey) -> Found {
+        Found {
+            id: key.id,
+            hash: key.hash,
+            profile: key.profile,
+            expires: key.expires,
+            created: Some(key.created),
+            blocked: key.blocked.is_some() || key.revoked.is_some(),
+        }
+    }
+}
+
+impl From<&Caller> for Found {
+    fn from(key: &Caller) -> Found {
+        Found {
+            id: key.id.clone(),
+            hash: key.hash,
+            profile: key.profile.clone(),
+            expires: key.expires,
+            created: None,
+            blocked: false,
+        }
+    }
+}
+
+/// A key by its plain text, its hash (LiteLLM's `token`) or its alias.
+fn find(gateway: &Gateway, word: &str) -> Result<Found, Refusal> {
+    let (snapshot, keyring) = (gateway.live.peek(), &gateway.keyring);
+    let mut hashes = vec![sha256(word.as_bytes())];
+    let mut digits = [0; 32];
+    if hex::decode_to_slice(word, &mut digits).is_ok() {
+        hashes.push(digits);
+    }
+    for hash in &hashes {
+        if let Some(key) = snapshot.keys.by_hash(hash) {
+            return Ok(Found::from(&**key));
+        }
+        if let Some(key) = keyring.get_by_hash(hash).map_err(|error| keys::unavailable(&error))? {
+            return Ok(key.into());
+        }
+    }
+    if let Some(key) = snapshot.keys.iter().find(|key| &*key.id == word) {
+        return Ok(Found::from(&**key));
+    }
+    let key = keyring.get(word).map_err(|error| keys::unavailable(&error))?;
+    key.map(Found::from).ok_or_else(keys::unknown)
+}
+
+fn named(gateway: &Gateway, body: &mut Map<String, Value>) -> Result<(String, Found), Refusal> {
+    match body.remove("key") {
+        Some(Value::String(key)) => {
+            let found = find(gateway, &key)?;
+            Ok((key, found))
+        }
+        _ => Err(bad("say which key: `key`, its text, its `token` or its alias")),
+    }
+}
+
+/// What the caller called the key, unless that is the key itself.
+fn safe(word: &str, found: &Found) -> Value {
+    if sha256(word.as_bytes()) == found.hash || word.starts_with(PREFIX) {
+        return hex::encode(found.hash).into();
+    }
+    word.into()
+}
+
+/// LiteLLM's fields as members of a key here. Of a key that is changed only those that are there.
+fn members(
+    mut body: Map<String, Value>,
+    old: Option<&Found>,
+    now: DateTime<Utc>,
+) -> Result<Map<String, Value>, Refusal> {
+    let mut out = Map::new();
+    let budget = budget(&mut body, old)?;
+    let limits = limits(&mut body, old);
+    for (name, value) in body {
+        match name.as_str() {
+            "key_alias" if !value.is_null() => {
+                out.insert("id".into(), value);
+            }
+            "team_id" | "user_id" => {
+                out.insert(name.trim_end_matches("_id").into(), value);
+            }
+            "models" => {
+                // LiteLLM: no list, or an empty one, is every model.
+                let all = value.as_array().is_none_or(Vec::is_empty);
+                let all = all || value == json!(["all-proxy-models"]);
+                out.insert("models".into(), if all { json!(["*"]) } else { value });
+            }
+            "metadata" | "blocked" => {
+                out.insert(name, value);
+            }
+            "duration" => {
+                let expires = value.as_str().map(|text| lifetime(text, now)).transpose()?;
+                out.insert("expires".into(), json!(expires.map(|at| at.to_rfc3339())));
+            }
+            _ if is_empty(&value) => {}
+            other => {
+                let message = format!(
+                    "`{other}`: nothing here acts on it. POST /keys has what a key can have"
+                );
+                return Err(bad(&message));
+            }
+        }
+    }
+    out.extend(budget.map(|budgets| ("budgets".to_owned(), budgets)));
+    out.extend(limits.map(|limits| ("limits".to_owned(), limits)));
+    Ok(out)
+}
+
+/// `max_budget` and `budget_duration`.
+fn budget(body: &mut Map<String, Value>, old: Option<&Found>) -> Result<Option<Value>, Refusal> {
+    let (cap, per) = (body.remove("max_budget"), body.remove("budget_duration"));
+    if cap.is_none() && per.is_none() {
+        return Ok(None);
+    }
+    let budgets = old.map_or(&[][..], |old| &old.profile.scope.budgets);
+    if budgets.len() > 1 {
+        return Err(bad("this key has several budgets: change them with PATCH /keys/{id}"));
+    }
+    let before = budgets.first();
+    let cap = match cap {
+        Some(Value::Null) => return Ok(Some(Value::Null)),
+        Some(Value::Number(usd)) => Value::String(usd.to_string()),
+        Some(_) => return Err(bad("`max_budget` is a number of US dollars")),
+        None => match before {
+            Some(budget) => budget.cap.to_string().into(),
+            None => return Err(bad("`budget_duration` goes with `max_budget`")),
+        },
+    };
+    let per = match per {
+        None => before.map_or(Per::Total, |budget| budget.per),
+        Some(Value::Null) => Per::Total,
+        Some(text) => text.as_str().and_then(window).ok_or_else(|| {
+            bad("`budget_duration`: budgets renew with the calendar here: 1m, 1h, 1d (24h), 7d, or 1mo (30d)")
+        })?,
+    };
+    Ok(Some(json!([{"usd": cap, "per": per.as_str()}])))
+}
+
+/// LiteLLM's limits; those that aren't named stay.
+fn limits(body: &mut Map<String, Value>, old: Option<&Found>) -> Option<Value> {
+    let before = old.map(|old| old.profile.scope.limits).unwrap_or_default();
+    let fields = [
+        ("rpm_limit", "rpm", before.rpm),
+        ("tpm_limit", "tpm", before.tpm),
+        ("max_parallel_requests", "parallel", before.parallel),
+    ];
+    let mut named = false;
+    let mut limits = Map::new();
+    for (theirs, ours, before) in fields {
+        let value = body.remove(theirs);
+        named |= value.is_some();
+        let value = value.unwrap_or_else(|| json!(before));
+        if !value.is_null() {
+            limits.insert(ours.into(), value);
+        }
+    }
+    named.then(|| if limits.is_empty() { Value::Null } else { limits.into() })
+}
+
+/// The calendar window that LiteLLM's duration stands for.
+fn window(duration: &str) -> Option<Per> {
+    Some(match duration {
+        "1m" | "60s" => Per::Minute,
+        "1h" | "60m" => Per::Hour,
+        "1d" | "24h" | "daily" => Per::Day,
+        "7d" | "weekly" => Per::Week,
+        "1mo" | "30d" | "monthly" => Per::Month,
+        _ => return None,
+    })
+}
+
+/// When a key that is made now for `30s`, `5m`, `2h`, `30d`, `2w` or `1mo` (30 days) ends.
+fn lifetime(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Refusal> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        "mo" => 2_592_000,
+        _ => 0,
+    };
+    let after = number.parse::<i64>().ok().and_then(|n| n.checked_mul(seconds));
+    let after = after.filter(|seconds| *seconds > 0).and_then(TimeDelta::try_seconds);
+    let at = after.and_then(|after| now.checked_add_signed(after));
+    at.ok_or_else(|| bad("`duration` is one like 30s, 30m, 30h, 30d, 2w or 1mo"))
+}
+
+/// The key as LiteLLM shows it.
+fn shown(gateway: &Gateway, key: &Found) -> Map<String, Value> {
+    let Profile { team, user, models, scope, metadata, .. } = &*key.profile;
+    let budget = scope.budgets.first();
+    let accounts = gateway.budgets.view(Utc::now());
+    let account = budget.and_then(|budget: &Budget| {
+        let same = |a: &&crate::budget::AccountView| {
+            a.kind == ScopeKind::Key && *a.id == *key.id && a.per == budget.per
+        };
+        accounts.iter().find(same)
+    });
+    let token = hex::encode(key.hash);
+    let metadata = serde_json::from_str(metadata).unwrap_or_else(|_| json!({}));
+    let shown = json!({
+        "token": token,
+        "token_id": token,
+        "key_alias": &*key.id,
+        "key_name": &*key.id,
+        "models": models.patterns().collect::<Vec<_>>(),
+        "spend": dollars(account.map_or(NanoUsd(0), |account| account.spent)),
+        "max_budget": budget.map(|budget| dollars(budget.cap)),
+        "budget_duration": budget.and_then(|budget| duration(budget.per)),
+        "budget_reset_at": account.and_then(|a| a.window_end).map(|end| end.to_rfc3339()),
+        "team_id": team,
+        "user_id": user,
+        "rpm_limit": scope.limits.rpm,
+        "tpm_limit": scope.limits.tpm,
+        "max_parallel_requests": scope.limits.parallel,
+        "metadata": metadata,
+        "expires": key.expires.map(|at| at.to_rfc3339()),
+        "created_at": key.created.map(|at| at.to_rfc3339()),
+        "blocked": key.blocked,
+    });
+    match shown {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn duration(per: Per) -> Option<&'static str> {
+    Some(match per {
+        Per::Minute => "1m",
+        Per::Hour => "1h",
+        Per::Day => "1d",
+        Per::Week => "7d",
+        Per::Month => "1mo",
+        Per::Total => return None,
+    })
+}
+
+/// A JSON number with all nine digits.
+fn dollars(amount: NanoUsd) -> Value {
+    serde_json::from_str(&amount.to_string()).unwrap_or(Value::Null)
+}
+
+fn take(body: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    body.remove(name).filter(|value| !value.is_null())
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+fn bad(message: &str) -> Refusal {
+    refuse(400, "invalid_request", message)
+}

@@ -1,0 +1,377 @@
+//! Keys as a service: made, changed, rotated and revoked while running, each for the next request.
+
+use crate::support::*;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tollbar_loadtest::provider::Provider;
+
+fn config_with(provider: &Provider, teams: &str) -> String {
+    let head = head().replace("server:", "state: { path: state.db }\nserver:");
+    let models = model("gpt", "sim-gpt", CAPPED) + &model("gpt-mini", "sim-mini", CAPPED);
+    config_of(&head, provider, "", &models) + teams
+}
+
+const CAPPED: &str = ", max_output_tokens: 50";
+const TEAMS: &str = "teams: { web: { budgets: [ { usd: 100, per: day } ] } }\n";
+
+async fn admin(server: &Server, method: Method, path: &str, body: Value) -> (u16, Value) {
+    let request = client().request(method, server.admin_url(path)).bearer_auth(ADMIN_TOKEN);
+    let answer = request.json(&body).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+async fn call(server: &Server, key: &str, model: &str) -> (u16, Value) {
+    let request = client().post(server.url("/v1/chat/completions")).bearer_auth(key);
+    let answer = request.json(&chat(model)).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+fn code(answer: &(u16, Value)) -> (u16, &str) {
+    (answer.0, answer.1["error"]["code"].as_str().unwrap_or("none"))
+}
+
+async fn make(server: &Server, body: Value) -> (String, Value) {
+    let (status, made) = admin(server, Method::POST, "/keys", body).await;
+    assert_eq!(status, 201, "{made}");
+    (made["key"].as_str().unwrap().to_owned(), made)
+}
+
+fn audit(server: &Server) -> Vec<(String, String, String)> {
+    let db = rusqlite::Connection::open(server.scratch.0.join("state.db")).unwrap();
+    let mut rows = db.prepare("SELECT action, key_id, detail FROM audit ORDER BY rowid").unwrap();
+    let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_holds_for_the_next_request_and_is_in_the_audit() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let (key, made) = make(
+        &server,
+        json!({"id": "app", "team": "web", "models": ["gpt"], "limits": {"rpm": 1000},
+               "budgets": [{"usd": 2.5, "per": "day"}], "metadata": {"n": 3, "tag": "a:b \"c\""}}),
+    )
+    .await;
+    assert!(key.starts_with("tb-") && key.len() == 46);
+    assert_eq!(
+        (&made["id"], &made["state"], &made["source"]),
+        (&json!("app"), &json!("active"), &json!("api"))
+    );
+    assert_eq!(made["metadata"], json!({"n": 3, "tag": "a:b \"c\""}));
+    assert_eq!(made["budgets"][0]["usd"], json!(2.5));
+
+    assert_eq!(call(&server, &key, "gpt").await.0, 200);
+    assert_eq!(code(&call(&server, &key, "gpt-mini").await), (403, "model_not_allowed"));
+    let changed = admin(&server, Method::PATCH, "/keys/app", json!({"models": ["gpt*"]})).await;
+    assert_eq!((changed.0, &changed.1["models"]), (200, &json!(["gpt*"])));
+    assert_eq!(changed.1["limits"], json!({"rpm": 1000}), "what was not named stays");
+    assert_eq!(call(&server, &key, "gpt-mini").await.0, 200);
+
+    admin(&server, Method::PATCH, "/keys/app", json!({"blocked": true})).await;
+    assert_eq!(code(&call(&server, &key, "gpt").await), (401, "key_revoked"));
+    admin(&server, Method::PATCH, "/keys/app", json!({"blocked": false})).await;
+    assert_eq!(call(&server, &key, "gpt").await.0, 200);
+
+    let (status, rotated) = admin(&server, Method::POST, "/keys/app/rotate", json!({})).await;
+    assert_eq!(status, 200);
+    let second = rotated["key"].as_str().unwrap().to_owned();
+    assert_eq!(code(&call(&server, &key, "gpt").await), (401, "key_revoked"));
+    assert_eq!(call(&server, &second, "gpt").await.0, 200);
+    let grace = json!({"grace": "1h"});
+    let (_, rotated) = admin(&server, Method::POST, "/keys/app/rotate", grace).await;
+    let third = rotated["key"].as_str().unwrap().to_owned();
+    for key in [&second, &third] {
+        assert_eq!(call(&server, key, "gpt").await.0, 200);
+    }
+
+    // Another process has the same keys, and no plain text is anywhere.
+    let actions = ["create", "update", "block", "unblock", "rotate", "rotate"];
+    let rows = audit(&server);
+    assert_eq!(rows.iter().map(|row| row.0.as_str()).collect::<Vec<_>>(), actions);
+    assert!(rows.iter().all(|row| row.1 == "app"));
+    assert!(
+        rows[1].2.contains(r#""models":["gpt"]"#) && rows[1].2.contains(r#""models":["gpt*"]"#)
+    );
+    let mut server = server;
+    server.signal("TERM");
+    assert!(server.wait_exit(Duration::from_secs(20)).unwrap().success());
+    for file in std::fs::read_dir(&server.scratch.0).unwrap() {
+        let text = std::fs::read(file.unwrap().path()).unwrap();
+        for key in [&key, &second, &third] {
+            assert!(!text.windows(key.len()).any(|w| w == key.as_bytes()), "a key is on the disk");
+        }
+    }
+    let server = server.again();
+    assert_eq!(code(&call(&server, &key, "gpt").await), (401, "invalid_api_key"), "long forgotten");
+    for key in [&second, &third] {
+        assert_eq!(call(&server, key, "gpt-mini").await.0, 200);
+    }
+    let (status, gone) = admin(&server, Method::DELETE, "/keys/app", json!({})).await;
+    assert_eq!((status, &gone["state"]), (200, &json!("revoked")));
+    for key in [&second, &third] {
+        assert_eq!(code(&call(&server, key, "gpt").await), (401, "key_revoked"));
+    }
+    assert_eq!(admin(&server, Method::DELETE, "/keys/app", json!({})).await.0, 200);
+    let late = admin(&server, Method::PATCH, "/keys/app", json!({"blocked": false})).await;
+    assert_eq!(code(&late), (409, "key_revoked"));
+    assert_eq!(audit(&server).len(), actions.len() + 1, "what changed nothing is not in the audit");
+
+    // The hash is not a key, and a key of an app opens nothing here.
+    let (again, _) = make(&server, json!({"id": "app", "team": "web", "models": ["*"]})).await;
+    let hashed = hash(&again);
+    for text in [hashed.as_str(), hashed.trim_start_matches("sha256:")] {
+        assert_eq!(code(&call(&server, text, "gpt").await), (401, "invalid_api_key"));
+    }
+    for path in ["/keys", "/keys/app", "/keys/app/rotate", "/key/generate", "/key/info", "/status"]
+    {
+        let refused = client().get(server.admin_url(path)).bearer_auth(&again).send().await;
+        assert_eq!(refused.unwrap().status(), 403, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said_and_changes_nothing() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let (key, _) = make(&server, json!({"id": "app", "team": "web", "models": ["gpt"]})).await;
+    let covered = |more: Value| {
+        let mut body = json!({"id": "other", "models": ["gpt"], "team": "web"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let cases = [
+        (json!({"id": "x", "models": ["gpt"]}), 400, "no budget covers this key"),
+        (covered(json!({"team": "wbe"})), 400, "Did you mean `web`?"),
+        (covered(json!({"models": ["gtp"]})), 400, "Did you mean `gpt`?"),
+        (covered(json!({"models": []})), 400, "the list is empty"),
+        (covered(json!({"bugdets": []})), 400, "Did you mean `budgets`?"),
+        (covered(json!({"budgets": [{"usd": -1, "per": "day"}]})), 400, "budgets[0].usd"),
+        (covered(json!({"budgets": [{"usd": 1, "per": "fortnight"}]})), 400, "budgets[0].per"),
+        (covered(json!({"limits": {"rpm": 0}})), 400, "limits.rpm"),
+        (covered(json!({"expires": "soon"})), 400, "expires"),
+        (covered(json!({"expires": "${PATH}"})), 400, "PATH"),
+        (covered(json!({"metadata": [1]})), 400, "metadata"),
+        (covered(json!({"hash": "sha256:12"})), 400, "hash"),
+        (covered(json!({"key": "tb-own"})), 400, "plain text"),
+        (covered(json!({"id": "a/b"})), 400, "`id`"),
+        (covered(json!({"id": "app"})), 409, "already"),
+        (covered(json!({"id": "test"})), 409, "already"),
+        (covered(json!({"hash": hash(&key)})), 409, "already"),
+        (covered(json!({"hash": hash(KEY)})), 409, "already"),
+    ];
+    for (body, status, says) in cases {
+        let answer = admin(&server, Method::POST, "/keys", body.clone()).await;
+        let message = answer.1["error"]["message"].as_str().unwrap();
+        assert!(answer.0 == status && message.contains(says), "{body}: {answer:?}");
+    }
+    for (method, path, body, status) in [
+        (Method::PATCH, "/keys/test", json!({"blocked": true}), 409),
+        (Method::DELETE, "/keys/test", json!({}), 409),
+        (Method::POST, "/keys/test/rotate", json!({}), 409),
+        (Method::GET, "/keys/none", json!({}), 404),
+        (Method::PATCH, "/keys/none", json!({"blocked": true}), 404),
+        (Method::PATCH, "/keys/app", json!({"id": "b"}), 400),
+        (Method::PATCH, "/keys/app", json!({"hash": hash("x")}), 400),
+        (Method::PATCH, "/keys/app", json!({"models": null}), 400),
+        (Method::PATCH, "/keys/app", json!({"blocked": "yes"}), 400),
+        (Method::POST, "/keys/app/rotate", json!({"grace": 5}), 400),
+        (Method::POST, "/keys/app/rotate", json!({"grace": "31d"}), 400),
+        (Method::PUT, "/keys/app", json!({}), 405),
+        (Method::DELETE, "/keys", json!({}), 405),
+        (Method::GET, "/keys/a/b", json!({}), 404),
+        (Method::GET, "/keys?limit=0", json!({}), 400),
+    ] {
+        let answer = admin(&server, method.clone(), path, body).await;
+        assert_eq!(answer.0, status, "{method} {path}: {answer:?}");
+    }
+    for body in ["[]", "{", "\"tb-secret\"", "{\"id\": \"tb-secret}"] {
+        let request = client().post(server.admin_url("/keys")).bearer_auth(ADMIN_TOKEN);
+        let answer = request.body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+        assert!(!answer.text().await.unwrap().contains("tb-secret"));
+    }
+    assert_eq!(audit(&server).len(), 1);
+    let (_, listed) = admin(&server, Method::GET, "/keys", json!({})).await;
+    let ids: Vec<_> = listed["data"].as_array().unwrap().iter().map(|key| &key["id"]).collect();
+    assert_eq!(ids, ["app", "test"]);
+    assert_eq!(call(&server, &key, "gpt").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_made_while_running_binds_and_outlives_its_key() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, ""));
+    // Each call costs $0.000016 or so.
+    let body =
+        json!({"id": "small", "models": ["gpt"], "budgets": [{"usd": 0.0001, "per": "total"}]});
+    let (key, _) = make(&server, body.clone()).await;
+    let small = |key: String| {
+        let server = &server;
+        async move {
+            let body = json!({"model": "gpt", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+            let request = client().post(server.url("/v1/chat/completions")).bearer_auth(key);
+            let answer = request.json(&body).send().await.unwrap();
+            (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        }
+    };
+    let mut served = 0;
+    let refused = loop {
+        let answer = small(key.clone()).await;
+        if answer.0 != 200 {
+            break answer;
+        }
+        served += 1;
+        assert!(served < 100, "the budget never binds");
+    };
+    assert!(served > 0);
+    assert_eq!(code(&refused), (429, "budget_exceeded"));
+    let (_, shown) = admin(&server, Method::GET, "/keys/small", json!({})).await;
+    let spent = shown["budgets"][0]["spent_usd"].as_f64().unwrap();
+    assert!(spent > 0.0 && spent <= 0.0001, "{shown}");
+
+    // A new key of the same name doesn't get the money again.
+    admin(&server, Method::DELETE, "/keys/small", json!({})).await;
+    let (key, _) = make(&server, body).await;
+    assert_eq!(code(&small(key.clone()).await), (429, "budget_exceeded"));
+    let more = json!({"budgets": [{"usd": 1, "per": "total"}]});
+    admin(&server, Method::PATCH, "/keys/small", more).await;
+    assert_eq!(small(key).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_whose_team_is_gone_is_refused_until_it_is_back() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let (key, _) = make(&server, json!({"id": "app", "team": "web", "models": ["gpt"]})).await;
+    assert_eq!(call(&server, &key, "gpt").await.0, 200);
+    std::fs::write(server.config_file(), config_with(&provider, "")).unwrap();
+    assert_eq!(admin(&server, Method::POST, "/reload", json!({})).await.0, 200);
+    let refused = call(&server, &key, "gpt").await;
+    assert_eq!(code(&refused), (401, "key_revoked"));
+    assert!(refused.1["error"]["message"].as_str().unwrap().contains("team `web`"), "{refused:?}");
+    let (_, shown) = admin(&server, Method::GET, "/keys/app", json!({})).await;
+    assert_eq!(shown["state"], json!("unusable"));
+    std::fs::write(server.config_file(), config_with(&provider, TEAMS)).unwrap();
+    admin(&server, Method::POST, "/reload", json!({})).await;
+    assert_eq!(call(&server, &key, "gpt").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_second_attempt_starts_with_a_key_that_was_revoked() {
+    let provider = provider();
+    let slow = "sim-a+status=500+delay=1500ms";
+    let target = |model: &str| {
+        format!("{{ provider: p, model: \"{model}\", price: {{ input: 1, output: 2 }} }}")
+    };
+    let models = format!(
+        "  gpt: {{ targets: [ {} ], fallbacks: [next]{CAPPED} }}\n  next: {{ targets: [ {} ]{CAPPED} }}\n",
+        target(slow),
+        target("sim-b")
+    );
+    let head = head()
+        .replace("server:", "state: { path: state.db }\nattempts: { same_target: 0 }\nserver:");
+    let server = Server::start(&(config_of(&head, &provider, "", &models) + TEAMS));
+    let (key, _) = make(&server, json!({"id": "app", "team": "web", "models": ["*"]})).await;
+    let (answer, ()) = tokio::join!(call(&server, &key, "gpt"), async {
+        eventually(Duration::from_secs(10), || provider.requests().len() == 1).await;
+        assert_eq!(admin(&server, Method::DELETE, "/keys/app", json!({})).await.0, 200);
+    });
+    assert_eq!(code(&answer), (401, "key_revoked"));
+    assert_eq!(provider.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_the_same_state_file_follows() {
+    let provider = provider();
+    let one = Server::start(&config_with(&provider, TEAMS));
+    let state = one.scratch.0.join("state.db");
+    let shared = config_with(&provider, TEAMS)
+        .replace("path: state.db", &format!("path: {}", state.display()));
+    let two = Server::start(&shared);
+    let (key, _) = make(&one, json!({"id": "app", "team": "web", "models": ["gpt"]})).await;
+    let within = std::time::Instant::now() + Duration::from_secs(20);
+    while call(&two, &key, "gpt").await.0 != 200 {
+        assert!(std::time::Instant::now() < within, "it never learns of the key");
+    }
+    assert_eq!(admin(&two, Method::DELETE, "/keys/app", json!({})).await.0, 200);
+    assert_eq!(code(&call(&two, &key, "gpt").await), (401, "key_revoked"));
+    while call(&one, &key, "gpt").await.0 != 401 {
+        assert!(std::time::Instant::now() < within, "it never learns of the revocation");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn litellm_scripts_work_by_their_own_names() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let generate = json!({
+        "key_alias": "batch", "team_id": "web", "user_id": "ana@example.com", "models": ["gpt"],
+        "max_budget": 10.5, "budget_duration": "30d", "rpm_limit": 60, "tpm_limit": 100_000,
+        "max_parallel_requests": 4, "duration": "30d", "metadata": {"owner": "ana"},
+        "aliases": {}, "permissions": {},
+    });
+    let (status, made) = admin(&server, Method::POST, "/key/generate", generate).await;
+    assert_eq!(status, 200, "{made}");
+    let key = made["key"].as_str().unwrap();
+    for (name, value) in [
+        ("key_alias", json!("batch")),
+        ("team_id", json!("web")),
+        ("user_id", json!("ana@example.com")),
+        ("models", json!(["gpt"])),
+        ("max_budget", json!(10.5)),
+        ("budget_duration", json!("1mo")),
+        ("rpm_limit", json!(60)),
+        ("tpm_limit", json!(100_000)),
+        ("max_parallel_requests", json!(4)),
+        ("metadata", json!({"owner": "ana"})),
+        ("spend", json!(0.0)),
+    ] {
+        assert_eq!(made[name], value, "{name}");
+    }
+    assert!(made["expires"].is_string());
+    let token = hash(key).trim_start_matches("sha256:").to_owned();
+    assert_eq!(made["token"], json!(token));
+    assert_eq!(call(&server, key, "gpt").await.0, 200);
+
+    for word in [key, &token, "batch"] {
+        let path = format!("/key/info?key={word}");
+        let (status, info) = admin(&server, Method::GET, &path, json!({})).await;
+        assert_eq!((status, &info["info"]["key_alias"]), (200, &json!("batch")));
+        assert!(info["info"]["spend"].as_f64().unwrap() > 0.0);
+        assert!(!info.to_string().contains(key), "the key is not shown again");
+    }
+    let change = json!({"key": key, "max_budget": 20, "rpm_limit": 90, "models": []});
+    let (status, changed) = admin(&server, Method::POST, "/key/update", change).await;
+    assert_eq!(status, 200, "{changed}");
+    assert_eq!(
+        (
+            &changed["max_budget"],
+            &changed["budget_duration"],
+            &changed["rpm_limit"],
+            &changed["tpm_limit"]
+        ),
+        (&json!(20.0), &json!("1mo"), &json!(90), &json!(100_000))
+    );
+    assert_eq!(call(&server, key, "gpt-mini").await.0, 200, "no list is every model");
+    for (path, status) in [("/key/block", 401), ("/key/unblock", 200)] {
+        assert_eq!(admin(&server, Method::POST, path, json!({"key": key})).await.0, 200);
+        assert_eq!(call(&server, key, "gpt").await.0, status, "{path}");
+    }
+    for (path, body) in [
+        ("/key/generate", json!({"team_id": "web", "soft_budget": 5})),
+        ("/key/generate", json!({"team_id": "web", "max_budget": 5, "budget_duration": "3d"})),
+        ("/key/generate", json!({"models": ["gpt"]})),
+        ("/key/update", json!({"max_budget": 5})),
+        ("/key/delete", json!({"keys": [key, "unknown"]})),
+        ("/key/delete", json!({"keys": [KEY]})),
+    ] {
+        let answer = admin(&server, Method::POST, path, body.clone()).await;
+        assert!((400..500).contains(&answer.0), "{path} {body}: {answer:?}");
+    }
+    assert_eq!(call(&server, key, "gpt").await.0, 200);
+    let gone = admin(&server, Method::POST, "/key/delete", json!({"keys": [key]})).await;
+    assert_eq!(gone, (200, json!({"deleted_keys": [token]})));
+    assert_eq!(code(&call(&server, key, "gpt").await), (401, "key_revoked"));
+}
