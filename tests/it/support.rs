@@ -110,7 +110,11 @@ impl Server {
 
     /// Starts it with environment variables.
     pub fn start_with(config: &str, vars: &[(&str, &str)]) -> Self {
-        let scratch = Scratch::new();
+        Self::start_here(Scratch::new(), config, vars)
+    }
+
+    /// Starts it in a directory that is there already.
+    pub fn start_here(scratch: Scratch, config: &str, vars: &[(&str, &str)]) -> Self {
         std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
         Self::start_in(scratch, vars)
     }
