@@ -172,15 +172,15 @@ fn answers() -> Vec<Sample> {
 }
 
 /// The provider that a model is listed at; its name is the catalogue's.
-const LISTED: [(&str, &str, &str); 8] = [
-    ("openai", "openai", "gpt-5.6"),
-    ("openai", "openai", "gpt-4.1-mini-2025-04-14"),
-    ("azure", "openai", "gpt-4o-2024-11-20"),
-    ("deepseek", "openai", "deepseek-v4-flash"),
-    ("groq", "openai", "openai/gpt-oss-120b"),
-    ("anthropic", "anthropic", "claude-opus-5-5"),
-    ("anthropic", "anthropic", "claude-sonnet-4-6"),
-    ("gemini", "gemini", "gemini-3.5-flash"),
+const LISTED: [(&str, &str); 8] = [
+    ("openai", "gpt-5.6"),
+    ("openai", "gpt-4.1-mini-2025-04-14"),
+    ("azure", "gpt-4o-2024-11-20"),
+    ("deepseek", "deepseek-v4-flash"),
+    ("groq", "openai/gpt-oss-120b"),
+    ("anthropic", "claude-opus-5-5"),
+    ("anthropic", "claude-sonnet-4-6"),
+    ("gemini", "gemini-3.5-flash"),
 ];
 
 fn config(provider: &Provider) -> String {
@@ -198,7 +198,7 @@ fn config(provider: &Provider) -> String {
             "  own-{dialect}: {{ targets: [ {{ provider: {dialect}, model: own, {OWN} }} ] }}\n"
         );
     }
-    for (provider, _, model) in LISTED {
+    for (provider, model) in LISTED {
         models += &format!(
             "  \"{model}\": {{ targets: [ {{ provider: {provider}, model: \"{model}\" }} ] }}\n"
         );

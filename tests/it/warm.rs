@@ -134,7 +134,7 @@ async fn a_reload_forgets_budgets_that_are_gone_and_shows_those_that_are_new() {
     budgets(&server, &[rest, new].map(counted)).await;
 }
 
-/// An hour's worth of limits can't be renewed by taking them out of the file and putting them back.
+/// A minute's limit can't be renewed by taking them out of the file and putting them back.
 #[tokio::test]
 async fn limits_survive_reloads() {
     let provider = provider();
