@@ -23,20 +23,37 @@ struct Case {
     name: &'static str,
     body: fn() -> Bytes,
     chunks: usize,
+    /// Requests of the two runs.
+    runs: (usize, usize),
 }
 
+const SMALL: Case =
+    Case { name: "gateway/300B", body: || plain(samples::text(300)), chunks: 1, runs: (40, 440) };
+
 const CASES: [Case; 5] = [
-    Case { name: "gateway/300B", body: || plain(samples::text(300)), chunks: 1 },
-    Case { name: "gateway/100KB", body: || plain(samples::agent(100_000)), chunks: 1 },
-    Case { name: "gateway/2MB", body: || plain(samples::text(2_000_000)), chunks: 1 },
-    Case { name: "gateway/stream-1-chunk", body: || samples::text(300), chunks: 1 },
-    Case { name: "gateway/stream-200-chunks", body: || samples::text(300), chunks: 200 },
+    SMALL,
+    Case {
+        name: "gateway/100KB",
+        body: || plain(samples::agent(100_000)),
+        runs: (40, 140),
+        ..SMALL
+    },
+    Case { name: "gateway/2MB", body: || plain(samples::text(2_000_000)), runs: (8, 28), ..SMALL },
+    Case { name: "gateway/stream-1-chunk", body: || samples::text(300), ..SMALL },
+    Case {
+        name: "gateway/stream-200-chunks",
+        body: || samples::text(300),
+        chunks: 200,
+        runs: (12, 52),
+    },
 ];
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let [name, requests, command @ ..] = args.as_slice() else {
-        return CASES.iter().for_each(|case| println!("{} request", case.name));
+        return CASES.iter().for_each(|Case { name, runs: (few, many), .. }| {
+            println!("{name} request {few} {many}");
+        });
     };
     let case = CASES.iter().find(|case| case.name == name).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -56,7 +73,8 @@ async fn serve(case: &Case, requests: usize, command: &[String]) {
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("tollbar.yaml");
     std::fs::write(&file, config(&provider, &dir)).unwrap();
-    let (mut gateway, url) = start(command, &file);
+    let (gateway, url) = start(command, &file);
+    let mut gateway = Running(gateway);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().http1_only().build().unwrap();
     let body = (case.body)();
@@ -74,9 +92,9 @@ async fn serve(case: &Case, requests: usize, command: &[String]) {
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
-    let pid = gateway.id().to_string();
+    let pid = gateway.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    assert!(gateway.wait().unwrap().success());
+    assert!(gateway.0.wait().unwrap().success());
     let _ = std::fs::remove_dir_all(&dir);
 }
 
@@ -96,7 +114,7 @@ models:
   gpt-4o-mini:
     targets: [ {{ provider: p, model: gpt-4o-mini-2024-07-18, price: {{ input: 0.15, output: 0.6 }} }} ]
     max_output_tokens: 4096
-    context_window: 128000
+    context_window: 10000000
     limits: {{ rpm: 1000000000, tpm: 1000000000000, parallel: 100000 }}
 keys:
   - {{ id: web-prod, hash: "sha256:{hash}", team: web, user: ana, models: ["*"], {scope} }}
@@ -107,6 +125,16 @@ global: {{ {scope} }}
         dir.join("tollbar.db").display(),
         provider.base()
     )
+}
+
+/// A process that doesn't outlive a failure of this one.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The gateway, and where it takes chats.

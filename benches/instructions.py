@@ -20,9 +20,6 @@ KEPT = HERE / "instructions.json"
 CHANGE = 0.05
 # What a whole gateway does beside its requests depends a little on the time they take.
 CHANGE_OF_GATEWAY = 0.10
-# Requests of the two runs whose difference is counted.
-FEW, MANY = 40, 200
-FEW_LARGE, MANY_LARGE = 8, 24
 
 VALGRIND = ["valgrind", "--tool=callgrind", "--fair-sched=yes"]
 
@@ -38,9 +35,9 @@ def main():
     counted = {}
     args.out.mkdir(parents=True, exist_ok=True)
     for binary, count in ((operations, operation), (gateway, whole)):
-        for name, unit in listed(binary):
+        for name, unit, *runs in listed(binary):
             if args.filter in name:
-                counted[name] = count(binary, name, args.out)
+                counted[name] = count(binary, name, args.out, *map(int, runs))
                 print(line(name, unit, counted[name], kept.get(name)), flush=True)
     write(args.out / "counts.json", counted)
     if args.keep:
@@ -83,18 +80,17 @@ def operation(binary, name, out):
     command = [*VALGRIND, "--toggle-collect=instructions::counted*", f"--callgrind-out-file={file}"]
     done = run([*command, binary, name])
     units = int(done.stdout.split("units ")[1])
-    return round(total([file]) / units)
+    return round(total(file) / units)
 
 
-def whole(binary, name, out):
+def whole(binary, name, out, few, many):
     """Instructions of one request, of all threads: what starting and ending costs cancels out."""
-    few, many = (FEW_LARGE, MANY_LARGE) if "MB" in name else (FEW, MANY)
     totals = []
     for requests in (few, many):
         file = out / f"{name.replace('/', '.')}.{requests}.callgrind"
         command = [*VALGRIND, f"--callgrind-out-file={file}"]
         run([binary, name, str(requests), *command])
-        totals.append(total([file]))
+        totals.append(total(file))
     return round((totals[1] - totals[0]) / (many - few))
 
 
@@ -109,8 +105,8 @@ def run(command):
     return done
 
 
-def total(files):
-    lines = (text for file in files for text in file.read_text().splitlines())
+def total(file):
+    lines = file.read_text().splitlines()
     return sum(int(text.split()[1]) for text in lines if text.startswith("totals:"))
 
 
