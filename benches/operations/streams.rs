@@ -21,13 +21,13 @@ const GEMINI: &str = include_str!("../../tests/fixtures/wire/gemini.stream.sse")
 pub fn operations() -> Vec<Operation> {
     let event = |name, make| Operation { unit: "event", counted: 5, ..single(name, make) };
     vec![
-        event("meter/openai-chat", || Stream::new(Endpoint::ChatCompletions, CHAT, Cut::Event)),
+        event("meter/openai-chat", || Stream::of(Endpoint::ChatCompletions, CHAT, Cut::Event)),
         event("meter/openai-chat-segments", || {
-            Stream::new(Endpoint::ChatCompletions, CHAT, Cut::Segment)
+            Stream::of(Endpoint::ChatCompletions, CHAT, Cut::Segment)
         }),
-        event("meter/openai-responses", || Stream::new(Endpoint::Responses, RESPONSES, Cut::Event)),
-        event("meter/anthropic", || Stream::new(Endpoint::Messages, ANTHROPIC, Cut::Event)),
-        event("meter/gemini", || Stream::new(Endpoint::GeminiStream, GEMINI, Cut::Event)),
+        event("meter/openai-responses", || Stream::of(Endpoint::Responses, RESPONSES, Cut::Event)),
+        event("meter/anthropic", || Stream::of(Endpoint::Messages, ANTHROPIC, Cut::Event)),
+        event("meter/gemini", || Stream::of(Endpoint::GeminiStream, GEMINI, Cut::Event)),
         single("meter/json-answer", || {
             let chunk = Bytes::from_static(ANSWER);
             Box::new(move |_| {
@@ -55,7 +55,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(endpoint: Endpoint, recorded: &str, cut: Cut) -> Box<dyn Work> {
+    fn of(endpoint: Endpoint, recorded: &str, cut: Cut) -> Box<dyn Work> {
         let blank = if recorded.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
         let mut events: Vec<&str> = recorded.split_inclusive(blank).collect();
         let delta = events.iter().position(|event| is_delta(event)).unwrap();
