@@ -28,23 +28,23 @@ struct Case {
 }
 
 const SMALL: Case =
-    Case { name: "gateway/300B", body: || plain(samples::text(300)), chunks: 1, runs: (40, 440) };
+    Case { name: "gateway/300B", body: || plain(samples::text(300)), chunks: 1, runs: (40, 240) };
 
 const CASES: [Case; 5] = [
     SMALL,
     Case {
         name: "gateway/100KB",
         body: || plain(samples::agent(100_000)),
-        runs: (40, 140),
+        runs: (20, 80),
         ..SMALL
     },
-    Case { name: "gateway/2MB", body: || plain(samples::text(2_000_000)), runs: (8, 28), ..SMALL },
+    Case { name: "gateway/2MB", body: || plain(samples::text(2_000_000)), runs: (8, 20), ..SMALL },
     Case { name: "gateway/stream-1-chunk", body: || samples::text(300), ..SMALL },
     Case {
         name: "gateway/stream-200-chunks",
         body: || samples::text(300),
         chunks: 200,
-        runs: (12, 52),
+        runs: (12, 42),
     },
 ];
 

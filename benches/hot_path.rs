@@ -22,7 +22,7 @@ fn short() -> Criterion {
     Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_millis(700))
         .nresamples(10_000)
         .without_plots()
 }
