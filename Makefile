@@ -30,8 +30,11 @@ lint: tools
 doc: tools
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
+## bench: how long the operations of a request take, and how many instructions
 bench: tools
-	$(CARGO) bench
+	$(CARGO) bench --bench hot_path
+	CARGO="$(CARGO)" python3 benches/instructions.py
+	python3 benches/report.py
 
 loadtest: tools
 	$(CARGO) build --release --workspace --bins
