@@ -33,9 +33,10 @@ doc: tools
 bench: tools
 	$(CARGO) bench
 
+## loadtest: what Tollbar costs on this machine, beside a bare Pingora proxy (ARGS=--quick)
 loadtest: tools
 	$(CARGO) build --release --workspace --bins
-	$(CARGO) run --release --package tollbar-loadtest --bin loadtest
+	target/release/loadtest $(ARGS)
 
 fmt:
 	$(CARGO) fmt --all

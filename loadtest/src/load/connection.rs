@@ -18,6 +18,8 @@ pub(crate) struct Connection {
     out: Out,
     written: usize,
     wants_write: bool,
+    /// Answers that this connection brought.
+    pub(crate) served: u64,
     /// The request that runs.
     pub(crate) running: Option<Running>,
 }
@@ -55,6 +57,7 @@ impl Connection {
             out,
             written: 0,
             wants_write: false,
+            served: 0,
             running: None,
         }
     }
@@ -80,6 +83,12 @@ impl Connection {
         let now = Instant::now();
         self.running = Some(Running { due, begun: now, first: false, events: 0, last_event: now });
         self.write(poll, token).map_err(|error| format!("write: {}", error.kind()))
+    }
+
+    /// The server closed a kept connection just when it was used again: nothing of an answer
+    /// has come. Every client asks again on a new connection then (RFC 9112, 9.3.1).
+    pub(crate) fn lost_the_race(&self) -> bool {
+        self.served > 0 && self.parser.is_fresh()
     }
 
     /// Writes what the socket takes.
@@ -127,6 +136,7 @@ impl Connection {
 
     pub(crate) fn close(&mut self) {
         self.stream = None;
+        self.served = 0;
         self.wants_write = false;
         self.running = None;
     }

@@ -76,6 +76,9 @@ fn text(
         place.kernel,
         place.commit,
     );
+    if cfg!(debug_assertions) {
+        text += "Built without optimisation: these figures say nothing about speed.\n\n";
+    }
     for part in sections {
         text += &table::section(part);
         text.push('\n');

@@ -101,6 +101,10 @@ impl Compared {
         for (target, samples) in &self.0 {
             let mut all = super::tally::Tally::new();
             samples.iter().for_each(|sample| all.merge(&sample.tally));
+            if all.retried > 0 {
+                let what = "sent again: the kept connection was just being closed";
+                lines.push(format!("{}: {} × {what}", target.name(), all.retried));
+            }
             for (what, count) in &all.errors {
                 lines.push(format!("{}: {count} × {what}", target.name()));
             }

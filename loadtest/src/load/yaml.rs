@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::request::KEY_PREFIX;
 
 /// The token of the admin listener.
-pub(crate) const ADMIN_TOKEN: &str = "load-load-load-load-load-load-load-load";
+pub(crate) const ADMIN_TOKEN: &str = "q7Xv2mKp9RtL4wZs8BnD3fHj6CgY5aUe";
 
 /// What the gateway is to know and to check.
 #[derive(Clone, Debug)]

@@ -75,6 +75,8 @@ pub(crate) fn slow_clients(harness: &mut Harness, _: &str) -> Result<Section, Lo
     for _ in 0..harness.options.rounds.max(1) {
         quiet.push(one(harness, &fleet, rate)?);
         let slow = connect(fleet.tollbar.at.data, count);
+        // Not how fast they are accepted is measured, but what they cost while they are there.
+        std::thread::sleep(Duration::from_secs(1));
         disturbed.push(one(harness, &fleet, rate)?);
         drop(slow);
         std::thread::sleep(Duration::from_millis(500));
