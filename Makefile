@@ -35,7 +35,8 @@ bench: tools
 
 ## loadtest: what Tollbar costs on this machine, beside a bare Pingora proxy (ARGS=--quick)
 loadtest: tools
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release --package tollbar --bins
+	$(CARGO) build --release --package tollbar-loadtest --bins
 	target/release/loadtest $(ARGS)
 
 fmt:
