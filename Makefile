@@ -36,9 +36,11 @@ bench: tools
 	CARGO="$(CARGO)" python3 benches/instructions.py
 	python3 benches/report.py
 
+## loadtest: what Tollbar costs on this machine, beside a bare Pingora proxy (ARGS=--quick)
 loadtest: tools
-	$(CARGO) build --release --workspace --bins
-	$(CARGO) run --release --package tollbar-loadtest --bin loadtest
+	$(CARGO) build --release --package tollbar --bins
+	$(CARGO) build --release --package tollbar-loadtest --bins
+	target/release/loadtest $(ARGS)
 
 fmt:
 	$(CARGO) fmt --all
