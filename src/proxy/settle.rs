@@ -28,11 +28,12 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     };
     call.control.set_deadline(None);
     faults::point("settle");
-    let failure = attempt.relay.as_ref().and_then(|relay| match relay.end.as_ref() {
-        Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
-        Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
-        Some(End::Complete) | None => None,
-    });
+    let failure =
+        attempt.relay.as_ref().and_then(|relay| match relay.report.as_ref().map(|r| &r.end) {
+            Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
+            Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
+            Some(End::Complete) | None => None,
+        });
     let record = book(gateway, exchange, &attempt, failure);
     correct_attempt(&mut attempt, &record);
     enter_books(gateway, exchange, &mut attempt, &record);
@@ -117,7 +118,7 @@ fn book(
     record.outcome = failure.as_ref().map_or("ok", Failure::outcome);
     record.failure = failure;
     if let Some(relay) = &attempt.relay {
-        let report = relay.meter.report();
+        let report = relay.report.clone().unwrap_or_else(|| relay.meter.report());
         record.status = Some(relay.status);
         record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
         record.bytes = relay.bytes;
@@ -326,7 +327,7 @@ fn leave_no_attempt(gateway: &Gateway, exchange: &mut Exchange) {
         .and_then(|attempt| attempt.relay.as_mut())
         .is_some_and(|relay| {
             let _ = relay.meter.end();
-            relay.end = Some(relay.meter.report().end);
+            relay.report = Some(relay.meter.report());
             true
         });
     if exchange.client_gone {
