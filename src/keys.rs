@@ -104,6 +104,11 @@ impl KeyTable {
         table
     }
 
+    /// A table with room for so many callers.
+    pub fn with_capacity(callers: usize) -> KeyTable {
+        KeyTable { by_hash: HashTable::with_capacity(callers) }
+    }
+
     /// Adds a caller, in place of another one with the same hash.
     pub fn insert(&mut self, caller: Arc<Caller>) {
         let same = |other: &Arc<Caller>| other.hash == caller.hash;

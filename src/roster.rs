@@ -7,7 +7,7 @@ use crate::keys::Caller;
 use crate::limits::Limiter;
 use crate::scope::{Budget, Scope, ScopeKind};
 use crate::units::Name;
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use chrono::Utc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,17 +25,35 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Of this configuration, and of the keys beside it. Takes time with the number of keys.
-    pub fn of(snapshot: Arc<Snapshot>, keyring: &Keyring) -> Roster {
-        let mut keys: AHashMap<Name, Arc<Caller>> =
-            keyring.callers().into_iter().map(|caller| (caller.id.clone(), caller)).collect();
-        keys.extend(snapshot.keys.iter().map(|caller| (caller.id.clone(), caller.clone())));
+    /// Of this configuration, with those of the keys, in it and beside it, that are among `wanted`.
+    /// There may be a million others.
+    pub fn of(snapshot: Arc<Snapshot>, keyring: &Keyring, wanted: &AHashSet<Name>) -> Roster {
+        let mut keys = AHashMap::new();
+        let mut add = |caller: &Arc<Caller>| {
+            if wanted.contains(&caller.id) {
+                keys.insert(caller.id.clone(), caller.clone());
+            }
+        };
+        if !wanted.is_empty() {
+            keyring.each(&mut add);
+            // Of two with one id the file's one is in force.
+            snapshot.keys.iter().for_each(&mut add);
+        }
         Roster { snapshot, keys }
     }
 
-    /// Whether there are more teams, users and keys than are warmed without being asked for.
-    pub fn is_long(&self) -> bool {
-        self.snapshot.teams.len() + self.snapshot.users.len() + self.keys.len() > FEW
+    /// With every key, where teams, users and keys are few enough to be warmed without being
+    /// asked for.
+    pub fn of_all(snapshot: Arc<Snapshot>, keyring: &Keyring) -> Option<Roster> {
+        let count =
+            snapshot.teams.len() + snapshot.users.len() + snapshot.keys.len() + keyring.len();
+        let mut wanted: AHashSet<Name> = snapshot.keys.iter().map(|key| key.id.clone()).collect();
+        (count <= FEW).then(|| {
+            keyring.each(&mut |key| {
+                wanted.insert(key.id.clone());
+            });
+            Roster::of(snapshot, keyring, &wanted)
+        })
     }
 
     /// Forgets what is kept of scopes and budgets that are not named any more.
@@ -46,18 +64,13 @@ impl Roster {
 
     /// Reads accounts from the store, so that reports show them before any request: those of the
     /// gateway, its providers and its models, and those of teams, users and keys that are among
-    /// `spenders`, or of all where they are few.
+    /// `spenders`.
     pub async fn warm(&self, budgets: &Budgets, spenders: Vec<(ScopeKind, String)>) {
         let mut names = spenders;
         names.push((ScopeKind::Global, String::new()));
         let providers = self.snapshot.providers.keys();
         names.extend(providers.map(|name| (ScopeKind::Provider, name.clone())));
         names.extend(self.snapshot.models.keys().map(|name| (ScopeKind::Model, name.clone())));
-        if !self.is_long() {
-            names.extend(self.snapshot.teams.keys().map(|name| (ScopeKind::Team, name.clone())));
-            names.extend(self.snapshot.users.keys().map(|name| (ScopeKind::User, name.clone())));
-            names.extend(self.keys.keys().map(|name| (ScopeKind::Key, name.to_string())));
-        }
         for some in names.chunks(TOGETHER) {
             let charges: Vec<Charge<'_>> = some
                 .iter()
@@ -65,6 +78,14 @@ impl Roster {
                 .collect();
             budgets.warm(&charges, Utc::now()).await;
         }
+    }
+
+    /// Every team, user and key of this roster.
+    pub fn names(&self) -> Vec<(ScopeKind, String)> {
+        let teams = self.snapshot.teams.keys().map(|name| (ScopeKind::Team, name.clone()));
+        let users = self.snapshot.users.keys().map(|name| (ScopeKind::User, name.clone()));
+        let keys = self.keys.keys().map(|name| (ScopeKind::Key, name.to_string()));
+        teams.chain(users).chain(keys).collect()
     }
 
     fn budgets(&self, kind: ScopeKind, id: &str) -> &[Budget] {

@@ -181,6 +181,12 @@ impl<T> ScopeMap<T> {
         }
     }
 
+    /// The names of one kind.
+    pub fn names(&self, kind: ScopeKind) -> Vec<Name> {
+        let shards = &self.shards[kind as usize * SHARDS..][..SHARDS];
+        shards.iter().flat_map(|shard| shard.read().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
     /// Forgets the scopes that `keep` says no to and that nobody holds at the moment.
     pub fn retain(&self, keep: impl Fn(ScopeKind, &str, &T) -> bool) {
         for kind in ScopeKind::ALL {

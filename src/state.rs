@@ -12,6 +12,7 @@ use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
 use crate::roster::Roster;
+use crate::scope::ScopeKind;
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
@@ -46,7 +47,7 @@ pub struct Gateway {
     /// What was spent.
     pub ledger: Arc<Ledger>,
     /// Virtual keys that were made while running.
-    pub keyring: Keyring,
+    pub keyring: Arc<Keyring>,
     /// What may still be spent.
     pub budgets: Arc<Budgets>,
     /// How many requests fell back, over the last five minutes.
@@ -82,7 +83,7 @@ impl Gateway {
             resolver: Resolver::default(),
             health: HealthTable::default(),
             limiter: Limiter::new(Instant::now()),
-            keyring: Keyring::load(ledger.clone())?,
+            keyring: Arc::new(Keyring::load(ledger.clone())?),
             budgets: Budgets::new(ledger.clone(), zone),
             ledger,
             strangers: Rate::new(Duration::from_secs(1)),
@@ -152,28 +153,33 @@ impl Gateway {
     pub fn warm_later(&self) {
         // Without a runtime nobody is served either.
         let Ok(runtime) = Handle::try_current() else { return };
-        let roster = self.roster();
+        let (snapshot, keyring) = (self.live.snapshot(), self.keyring.clone());
         let (budgets, ledger) = (self.budgets.clone(), self.ledger.clone());
         runtime.spawn(async move {
-            let spenders = if roster.is_long() {
-                let read = move || ledger::spenders(ledger.path(), Utc::now(), MOST_WARMED);
-                match tokio::task::spawn_blocking(read).await {
-                    Ok(Ok(spenders)) => spenders,
-                    Ok(Err(error)) => {
+            let read = move || match Roster::of_all(snapshot.clone(), &keyring) {
+                Some(roster) => (roster.names(), roster),
+                None => {
+                    let spenders = ledger::spenders(ledger.path(), Utc::now(), MOST_WARMED);
+                    let spenders = spenders.unwrap_or_else(|error| {
                         log::warn!("budgets are shown once they are used: {error}");
                         Vec::new()
-                    }
-                    Err(_) => return,
+                    });
+                    let keys = spenders.iter().filter(|(kind, _)| *kind == ScopeKind::Key);
+                    let keys = keys.map(|(_, id)| id.as_str().into()).collect();
+                    (spenders, Roster::of(snapshot, &keyring, &keys))
                 }
-            } else {
-                Vec::new()
             };
-            roster.warm(&budgets, spenders).await;
+            if let Ok((spenders, roster)) = tokio::task::spawn_blocking(read).await {
+                roster.warm(&budgets, spenders).await;
+            }
         });
     }
 
+    /// The keys that anything is kept of.
     fn roster(&self) -> Roster {
-        Roster::of(self.live.snapshot(), &self.keyring)
+        let limited = self.limiter.names(ScopeKind::Key).into_iter();
+        let used = limited.chain(self.budgets.names(ScopeKind::Key)).collect();
+        Roster::of(self.live.snapshot(), &self.keyring, &used)
     }
 
     /// Shows generation and credential fingerprints as metrics.

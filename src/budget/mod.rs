@@ -23,7 +23,7 @@ pub use refusal::{HoldError, Refusal};
 
 use crate::ledger::{AccountKey, HoldNote, Row, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
-use crate::units::NanoUsd;
+use crate::units::{Name, NanoUsd};
 use account::{Account, Slot, Window, slot};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -232,6 +232,11 @@ impl Budgets {
             slots.retain(|slot| named(kind, id, slot.per) || busy(slot));
             !slots.is_empty()
         });
+    }
+
+    /// The scopes of this kind that have accounts.
+    pub fn names(&self, kind: ScopeKind) -> Vec<Name> {
+        self.accounts.names(kind)
     }
 
     /// Tells budgets that were opened while an attempt ran, and so have no hold of it, what it

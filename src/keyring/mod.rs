@@ -85,9 +85,19 @@ impl Keyring {
         if table.is_empty() { None } else { table.by_hash(hash).cloned() }
     }
 
-    /// The owners of all keys, in force or not.
-    pub fn callers(&self) -> Vec<Arc<Caller>> {
-        self.table.read().iter().cloned().collect()
+    /// Shows the owners of all keys, in force or not, while the keys are locked for changes.
+    pub fn each(&self, visit: &mut dyn FnMut(&Arc<Caller>)) {
+        self.table.read().iter().for_each(visit);
+    }
+
+    /// How many hashes are known.
+    pub fn len(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Whether any key of this id is known, and what it may do. Blocks.

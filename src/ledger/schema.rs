@@ -94,12 +94,14 @@ pub(super) fn open(path: &Path, wait: Duration) -> Result<Connection, LedgerErro
     Ok(connection)
 }
 
+/// A connection is used by one thread at a time: SQLite needn't lock it for every value.
+const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
 /// Opens the database for reading, also while a server writes it, and also where the directory
 /// is read-only.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
     let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
-    let mut connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sql)?;
+    let mut connection = Connection::open_with_flags(path, READ).map_err(sql)?;
     connection.busy_timeout(Duration::from_secs(2)).map_err(sql)?;
     let mut found = version(&connection);
     if let Err(error) = &found
@@ -107,11 +109,9 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
         && !wal(path).exists()
     {
         // Nobody writes it, and here nobody can: it is as if it were on a read-only disk.
-        connection = Connection::open_with_flags(
-            immutable(path),
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
-        )
-        .map_err(sql)?;
+        connection =
+            Connection::open_with_flags(immutable(path), READ | OpenFlags::SQLITE_OPEN_URI)
+                .map_err(sql)?;
         found = version(&connection);
     }
     let found = found.map_err(sql)?;

@@ -162,6 +162,11 @@ impl Limiter {
         self.scopes.retain(|kind, id, gauge| named(kind, id) || gauge.taken.lock().any(clock));
     }
 
+    /// The scopes of this kind that have been limited so far.
+    pub fn names(&self, kind: ScopeKind) -> Vec<Name> {
+        self.scopes.names(kind)
+    }
+
     /// Places of `parallel` taken at the moment, over all scopes.
     pub fn in_use(&self) -> u64 {
         let mut sum = 0;
