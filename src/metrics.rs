@@ -54,7 +54,11 @@ pub struct Metrics {
     pub credential: GaugeVec,
     pub config_generation: IntGauge,
     pub config_reloads: IntCounterVec,
+    pub config_info: IntGaugeVec,
     pub buffered_bytes: IntGauge,
+    pub buffered_limit: IntGauge,
+    pub memory: IntGauge,
+    pub memory_limit: IntGauge,
     pub log_dropped: prometheus::IntCounter,
     pub ledger_rows: IntGauge,
     pub ledger_lag: prometheus::Gauge,
@@ -184,7 +188,21 @@ impl Metrics {
                 "Reloads, by result.",
                 &["result"],
             )?,
+            config_info: r.int_gauges(
+                "config_info",
+                "The configuration in force, by the first 16 hex digits of its file's SHA-256.",
+                &["hash"],
+            )?,
             buffered_bytes: r.int_gauge("buffered_bytes", "Request bodies in memory.")?,
+            buffered_limit: r.int_gauge(
+                "buffered_limit_bytes",
+                "How much of them there may be (server.max_buffered_bytes).",
+            )?,
+            memory: r.int_gauge("memory_bytes", "Resident memory of the process.")?,
+            memory_limit: r.int_gauge(
+                "memory_limit_bytes",
+                "Past it new requests are refused (server.max_memory); 0 is no limit.",
+            )?,
             log_dropped: r.counter(
                 "access_log_dropped_total",
                 "Access log lines lost because their reader was too slow.",
