@@ -19,3 +19,5 @@ mod secrets;
 mod splice;
 mod streams;
 mod support;
+mod systemd;
+mod upgrade;

@@ -87,6 +87,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -116,10 +119,25 @@ impl Server {
     }
 
     fn start_in(scratch: Scratch, vars: &[(&str, &str)]) -> Self {
+        let mut server = Self::spawn_in(scratch, &[], vars);
+        server.wait_ready();
+        server
+    }
+
+    /// Starts a process that waits for this one's sockets. See [`Self::wait_ready`].
+    pub fn successor(&self, vars: &[(&str, &str)]) -> Self {
+        let mut other = Self::spawn_in(Scratch(self.scratch.0.clone()), &["--upgrade"], vars);
+        // The directory is this one's to remove.
+        std::mem::forget(std::mem::replace(&mut other.scratch, Scratch(PathBuf::new())));
+        other
+    }
+
+    fn spawn_in(scratch: Scratch, arguments: &[&str], vars: &[(&str, &str)]) -> Self {
         let file = scratch.0.join("tollbar.yaml");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tollbar"))
             .args(["run", "-c"])
             .arg(&file)
+            .args(arguments)
             // Webhooks may go through a proxy; those of the tests are on this host.
             .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
             .envs(vars.iter().copied())
@@ -130,19 +148,18 @@ impl Server {
             .unwrap();
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        let mut server = Server {
+        Server {
             child,
             scratch,
             data: Vec::new(),
             admin: SocketAddr::from(([0, 0, 0, 0], 0)),
             stdout,
             stderr,
-        };
-        server.wait_ready();
-        server
+        }
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it serves.
+    pub fn wait_ready(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let lines = self.stderr();
