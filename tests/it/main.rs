@@ -12,6 +12,7 @@ mod hostile;
 mod keys;
 mod layers;
 mod limits;
+mod memory;
 mod passthrough;
 mod reload;
 mod routing;

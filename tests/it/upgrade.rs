@@ -2,6 +2,7 @@
 //! processes end well.
 
 use crate::support::*;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tollbar_loadtest::provider::{Gate, Provider, Script};
 
 const SOON: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 24;
+const RAW: usize = 12;
 
 /// Clients that send one request after another until they are told to stop.
 struct Load {
@@ -22,7 +24,7 @@ impl Load {
     /// Every other request is streamed.
     fn start(url: &str) -> Self {
         let (stop, served) = (Arc::new(AtomicBool::default()), Arc::new(AtomicUsize::default()));
-        let tasks = (0..CLIENTS)
+        let mut tasks: Vec<_> = (0..CLIENTS)
             .map(|n| {
                 let (stop, served, url) = (stop.clone(), served.clone(), url.to_owned());
                 tokio::spawn(async move {
@@ -30,22 +32,16 @@ impl Load {
                     let mut sent = 0;
                     while !stop.load(SeqCst) {
                         sent += 1;
-                        let streamed = sent % 2 == 0;
-                        let body = if streamed { chat_stream("gpt") } else { chat("gpt") };
                         let http = if n % 3 == 1 { client() } else { kept.clone() };
-                        let request = http.post(&url).bearer_auth(KEY).body(body.to_string());
-                        let answer = request.send().await.unwrap_or_else(|error| {
-                            panic!("client {n}, request {sent}: {error:?}")
-                        });
-                        let status = answer.status();
-                        let text = answer.text().await.unwrap();
-                        assert_eq!(status, 200, "client {n}, request {sent}: {text}");
-                        assert!(!streamed || text.ends_with("data: [DONE]\n\n"), "{text}");
+                        one(&http, &url, sent % 2 == 0).await;
                         served.fetch_add(1, SeqCst);
                     }
                 })
             })
             .collect();
+        tasks.extend(
+            (0..RAW).map(|_| tokio::spawn(raw(url.to_owned(), stop.clone(), served.clone()))),
+        );
         Load { stop, served, tasks }
     }
 
@@ -65,6 +61,45 @@ impl Load {
             task.await.unwrap();
         }
         self.served.load(SeqCst)
+    }
+}
+
+async fn one(http: &reqwest::Client, url: &str, streamed: bool) {
+    let body = if streamed { chat_stream("gpt") } else { chat("gpt") };
+    let request = http.post(url).bearer_auth(KEY).body(body.to_string());
+    let answer = request.send().await.unwrap_or_else(|error| panic!("{error:?}"));
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    assert_eq!(status, 200, "{text}");
+    assert!(!streamed || text.ends_with("data: [DONE]\n\n"), "{text}");
+}
+
+/// A client without mercy: a connection that was not said to close takes the next request, and
+/// nothing is sent twice. (reqwest repeats what it could not write.)
+async fn raw(url: String, stop: Arc<AtomicBool>, served: Arc<AtomicUsize>) {
+    let to: SocketAddr = url.split('/').nth(2).unwrap().parse().unwrap();
+    let body = chat("gpt").to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = Raw::connect(to).await;
+    let mut on_this = 0;
+    while !stop.load(SeqCst) {
+        assert!(connection.send(request.as_bytes()).await, "closed after {on_this} answers");
+        let Some((status, head, _)) = connection.answer().await else {
+            panic!("no answer, after {on_this} on this connection");
+        };
+        assert_eq!(status, 200);
+        served.fetch_add(1, SeqCst);
+        on_this += 1;
+        if head.contains("connection: close") {
+            connection = Raw::connect(to).await;
+            on_this = 0;
+        }
+        // Idle for a moment: long enough for a close to come in between.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
