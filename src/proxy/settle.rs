@@ -25,7 +25,10 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
         return;
     };
     call.control.set_deadline(None);
-    let failure = attempt.relay.as_ref().and_then(|relay| match relay.end.as_ref() {
+    // An error that is relayed is the client's own: its body reads like a failure inside an answer,
+    // but says nothing against the target, which others may still want.
+    let answer = attempt.relay.as_ref().filter(|relay| relay.status < 300);
+    let failure = answer.and_then(|relay| match relay.end.as_ref() {
         Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
         Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
         Some(End::Complete) | None => None,
