@@ -1,6 +1,7 @@
 //! What Prometheus scrapes. No label takes a value that a client can invent: model, team and
 //! provider come from the configuration, everything else from fixed sets.
 
+use crate::scope::ScopeKind;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -219,7 +220,19 @@ impl Metrics {
             )?,
             registry: registry.clone(),
         };
+        metrics.begin_at_zero();
         Ok(metrics)
+    }
+
+    /// Shows what is rare before it happens for the first time: Prometheus sees no increase in a
+    /// series that begins at 1.
+    fn begin_at_zero(&self) {
+        for result in ["ok", "refused"] {
+            self.config_reloads.with_label_values(&[result]);
+        }
+        for scope in ScopeKind::ALL {
+            self.budget_refused.with_label_values(&[scope.as_str()]);
+        }
     }
 
     /// The text exposition format, version 0.0.4.

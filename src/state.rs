@@ -183,6 +183,8 @@ impl Gateway {
         named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));
         self.health.keep(|name| named.contains(name));
         for provider in snapshot.providers.values() {
+            // At 0 from the start, for the same reason as the metrics' own.
+            self.metrics.auth_failures.with_label_values(&[&provider.name]);
             if let Some(key) = &provider.api_key {
                 let labels = [provider.name.as_str(), &key.fingerprint()];
                 self.metrics.credential.with_label_values(&labels).set(1.0);
