@@ -247,12 +247,12 @@ impl Server {
         self.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The value of a metric line that starts like this, or 0.
+    /// The values of all metric lines that start like this, together; 0 where there is none.
     pub async fn metric(&self, start: &str) -> f64 {
         let text =
             client().get(self.admin_url("/metrics")).send().await.unwrap().text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(start));
-        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 
