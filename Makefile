@@ -30,12 +30,17 @@ lint: tools
 doc: tools
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
+## bench: how long the operations of a request take, and how many instructions
 bench: tools
-	$(CARGO) bench
+	$(CARGO) bench --bench hot_path
+	CARGO="$(CARGO)" python3 benches/instructions.py
+	python3 benches/report.py
 
+## loadtest: what Tollbar costs on this machine, beside a bare Pingora proxy (ARGS=--quick)
 loadtest: tools
-	$(CARGO) build --release --workspace --bins
-	$(CARGO) run --release --package tollbar-loadtest --bin loadtest
+	$(CARGO) build --release --package tollbar --bins
+	$(CARGO) build --release --package tollbar-loadtest --bins
+	target/release/loadtest $(ARGS)
 
 fmt:
 	$(CARGO) fmt --all

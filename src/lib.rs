@@ -30,6 +30,7 @@
 pub mod units;
 pub mod secret;
 pub mod reject;
+pub mod faults;
 // wire: bytes <-> meaning, pure
 pub mod wire;
 // policy: decisions and in-process state
@@ -45,6 +46,7 @@ pub mod keyring;
 // config: as written -> resolved and checked
 pub mod config;
 pub mod plan;
+pub mod roster;
 pub mod reload;
 // edge: the only importers of pingora
 pub mod metrics;

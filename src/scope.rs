@@ -147,6 +147,12 @@ impl<T> Default for ScopeMap<T> {
 }
 
 impl<T> ScopeMap<T> {
+    /// The state of a scope, if there is one.
+    pub fn find(&self, kind: ScopeKind, id: &str) -> Option<Arc<T>> {
+        let place = self.hasher.hash_one(id) as usize % SHARDS;
+        self.shards[kind as usize * SHARDS + place].read().get(id).cloned()
+    }
+
     /// The state of a scope; `make` creates it for one that is new.
     pub fn of(&self, kind: ScopeKind, id: &str, make: impl FnOnce(Name) -> T) -> Arc<T> {
         let place = self.hasher.hash_one(id) as usize % SHARDS;

@@ -165,6 +165,7 @@ async fn serve(
     tokio::spawn(housekeeping::follow_keys(gateway.clone()));
     tokio::spawn(housekeeping::watch_memory(gateway.clone()));
     let lookout = Lookout::start(gateway);
+    gateway.warm_later();
     on_ready(&ready);
     if let Some(old) = sockets.old {
         let _ = tokio::task::spawn_blocking(move || old.serving()).await;

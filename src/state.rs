@@ -5,21 +5,28 @@ use crate::alerts::{Alert, Alerts};
 use crate::budget::Budgets;
 use crate::config::{self, snapshot::OnFailure};
 use crate::keyring::Keyring;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
+use crate::roster::Roster;
 use crate::systemd::Notifier;
+use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+/// Teams, users and keys whose accounts are read ahead, at most. All others are read when they
+/// are first charged.
+const MOST_WARMED: u64 = 10_000;
 
 /// The process, as requests and the admin listener see it.
 pub struct Gateway {
@@ -147,6 +154,7 @@ impl Gateway {
             Ok(snapshot) => {
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.publish_config();
+                self.warm_later();
                 self.alerts.follow(&snapshot.alerts.webhooks);
                 log::info!("configuration reloaded: generation {}", snapshot.generation);
                 for warning in self.live.last().warnings {
@@ -166,6 +174,35 @@ impl Gateway {
         }
     }
 
+    /// Reads the accounts from the state file, so that reports show what was spent before anybody
+    /// spends more.
+    pub fn warm_later(&self) {
+        // Without a runtime nobody is served either.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let roster = self.roster();
+        let (budgets, ledger) = (self.budgets.clone(), self.ledger.clone());
+        runtime.spawn(async move {
+            let spenders = if roster.is_long() {
+                let read = move || ledger::spenders(ledger.path(), Utc::now(), MOST_WARMED);
+                match tokio::task::spawn_blocking(read).await {
+                    Ok(Ok(spenders)) => spenders,
+                    Ok(Err(error)) => {
+                        log::warn!("budgets are shown once they are used: {error}");
+                        Vec::new()
+                    }
+                    Err(_) => return,
+                }
+            } else {
+                Vec::new()
+            };
+            roster.warm(&budgets, spenders).await;
+        });
+    }
+
+    fn roster(&self) -> Roster {
+        Roster::of(self.live.snapshot(), &self.keyring)
+    }
+
     /// Shows generation and credential fingerprints as metrics.
     fn publish_config(&self) {
         let snapshot = self.live.peek();
@@ -182,6 +219,7 @@ impl Gateway {
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));
         self.health.keep(|name| named.contains(name));
+        self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
             // At 0 from the start, for the same reason as the metrics' own.
             self.metrics.auth_failures.with_label_values(&[&provider.name]);

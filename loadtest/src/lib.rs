@@ -1,4 +1,4 @@
-//! The scripted provider: a fake LLM provider that does exactly what it is told.
+//! The scripted provider, a fake LLM provider that does exactly what it is told, and the load tests.
 //!
 //! The same server answers `tollbar demo`, the integration tests and the load
 //! tests, so that all three agree about what a provider does.
@@ -6,5 +6,8 @@
 //! # Layout
 //!
 //! - [`provider`]: the server, its scripts and its record of what it received.
+//! - `load` (feature `load`): the load generator, the scenarios and the report.
 
 pub mod provider;
+#[cfg(feature = "load")]
+pub mod load;

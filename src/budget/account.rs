@@ -53,6 +53,11 @@ pub(super) struct Window {
     /// Spent before the store was first asked, and so without a lease: it is part of what the
     /// store says others spent.
     pub(super) before: u64,
+    /// Spent by attempts of this process that began before this window was opened, and so without
+    /// a hold here, where the store's last answer may not have it yet.
+    pub(super) unseen: u64,
+    /// The part of it that the answer on its way will have.
+    pub(super) unseen_asked: u64,
     /// When the store was last asked.
     pub(super) asked: Option<DateTime<Utc>>,
     pub(super) pending: Option<Arc<Ticket>>,
@@ -143,6 +148,8 @@ impl Slot {
             held: 0,
             lease: None,
             before: 0,
+            unseen: 0,
+            unseen_asked: 0,
             asked: None,
             pending: None,
             wanted: 0,
@@ -161,7 +168,8 @@ impl Window {
         let others = self.others();
         if own.saturating_add(others).saturating_add(lease.outstanding) > self.cap {
             let stale = self.asked.is_none_or(|asked| now - asked > STALE);
-            if stale && lease.outstanding > 0 && own.saturating_add(others) <= self.cap {
+            let known = own.saturating_add(others.saturating_sub(self.unseen));
+            if stale && lease.outstanding.max(self.unseen) > 0 && known <= self.cap {
                 return Verdict::Ask;
             }
             let alone = self.total_spent().saturating_add(worst);
@@ -201,11 +209,13 @@ impl Window {
             self.spent = self.spent.saturating_add(lease.booked);
         }
         self.lease = Some(lease);
+        self.unseen = self.unseen.saturating_sub(std::mem::take(&mut self.unseen_asked));
     }
 
-    /// Spent by others than this process.
+    /// Spent by others than this process, or without a hold here.
     fn others(&self) -> u64 {
-        self.lease.map_or(0, |lease| lease.others.saturating_sub(self.before))
+        let told = self.lease.map_or(0, |lease| lease.others.saturating_sub(self.before));
+        told.saturating_add(self.unseen)
     }
 
     /// Not to be spent by this process: spent or leased by others.

@@ -7,6 +7,7 @@ use crate::scope::Per;
 use crate::units::NanoUsd;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// One account that money is held on.
 pub(super) struct Part {
@@ -27,6 +28,8 @@ pub struct Hold {
     id: i64,
     worst: NanoUsd,
     at: DateTime<Utc>,
+    /// How many budgets had been opened before it was taken.
+    opened: u64,
     ended: bool,
 }
 
@@ -36,9 +39,9 @@ impl Hold {
         parts: Vec<Part>,
         id: i64,
         worst: NanoUsd,
-        at: DateTime<Utc>,
+        (at, opened): (DateTime<Utc>, u64),
     ) -> Hold {
-        Hold { budgets, parts, id, worst, at, ended: false }
+        Hold { budgets, parts, id, worst, at, opened, ended: false }
     }
 
     /// What is held.
@@ -57,7 +60,12 @@ impl Hold {
         let cost = cost.min(MAX_COST);
         row.cost_nano_usd = cost;
         row.at = self.at;
+        let opened = self.budgets.opened.load(Ordering::Acquire) != self.opened;
+        let told = opened.then(|| row.clone());
         self.budgets.store.settle(self.id, row);
+        if let Some(row) = told {
+            self.budgets.tell(&self.parts, &row, cost);
+        }
         self.end(cost);
     }
 

@@ -123,6 +123,7 @@ pub(super) fn question(
     let ticket = Arc::new(Ticket::default());
     let want = window.want(worst);
     window.wanted = 0;
+    window.unseen_asked = window.unseen;
     window.pending = Some(ticket.clone());
     window.asked = Some(now);
     if window.lease.is_none() {

@@ -21,17 +21,17 @@ pub use hold::Hold;
 pub use lease::LeaseTicket;
 pub use refusal::{HoldError, Refusal};
 
-use crate::ledger::{AccountKey, HoldNote, Store};
+use crate::ledger::{AccountKey, HoldNote, Row, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
 use crate::units::NanoUsd;
-use account::{Account, Slot, slot};
+use account::{Account, Slot, Window, slot};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use hold::Part;
 use lease::Question;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use take::{Locked, Wanted};
 use wait::Place;
 
@@ -75,6 +75,8 @@ pub struct Budgets {
     accounts: ScopeMap<Account>,
     zone: Mutex<Tz>,
     fail_open: AtomicBool,
+    /// Grows with every budget that is opened, before the store is asked about it.
+    opened: AtomicU64,
 }
 
 impl Budgets {
@@ -86,6 +88,7 @@ impl Budgets {
             accounts: ScopeMap::default(),
             zone: Mutex::new(zone),
             fail_open: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
         })
     }
 
@@ -155,6 +158,7 @@ impl Budgets {
     /// that is done.
     pub fn warm(&self, charges: &[Charge<'_>], now: DateTime<Utc>) -> LeaseTicket {
         let zone = *self.zone.lock();
+        self.opened.fetch_add(1, Ordering::AcqRel);
         let (mut ticket, mut questions) = (LeaseTicket::default(), Vec::new());
         for want in self.wanted(charges) {
             let mut slots = want.account.slots.lock();
@@ -183,7 +187,7 @@ impl Budgets {
                     }
                     views.push(window.view(kind, id, slot.per));
                     // Others are at work, or were: the next look shows what came of it.
-                    if window.outstanding() > 0 {
+                    if window.outstanding() > 0 || window.unseen > 0 {
                         questions.extend(lease::question(account, slot, index, 0, now));
                     }
                 }
@@ -216,13 +220,40 @@ impl Budgets {
         past
     }
 
-    /// Forgets the scopes that the configuration doesn't name any more and that nothing is held
-    /// on. What they spent stays in the store.
-    pub fn keep(&self, named: impl Fn(ScopeKind, &str) -> bool) {
+    /// Forgets the budgets that nobody names any more and that nothing is held on. What was spent
+    /// stays in the store.
+    pub fn keep(&self, named: impl Fn(ScopeKind, &str, Per) -> bool) {
         self.accounts.retain(|kind, id, account| {
-            let busy = |slot: &Slot| slot.windows.iter().any(|w| w.held > 0 || w.pending.is_some());
-            named(kind, id) || account.slots.lock().iter().any(busy)
+            let busy = |slot: &Slot| {
+                let held = |window: &Window| window.held > 0 || window.pending.is_some();
+                slot.windows.iter().any(held) || !slot.queue.is_empty()
+            };
+            let mut slots = account.slots.lock();
+            slots.retain(|slot| named(kind, id, slot.per) || busy(slot));
+            !slots.is_empty()
         });
+    }
+
+    /// Tells budgets that were opened while an attempt ran, and so have no hold of it, what it
+    /// cost. The store has the row already.
+    fn tell(&self, parts: &[Part], row: &Row, cost: NanoUsd) {
+        let at = row.at.timestamp();
+        for kind in ScopeKind::ALL {
+            let account = row.scope(kind).and_then(|id| self.accounts.find(kind, id));
+            let Some(account) = account else { continue };
+            for slot in account.slots.lock().iter_mut() {
+                let per = slot.per;
+                for window in slot.windows.iter_mut().filter(|window| window.span.contains(at)) {
+                    let is_it = |part: &Part| {
+                        Arc::ptr_eq(&part.account, &account)
+                            && (part.per, part.starts) == (per, window.span.starts)
+                    };
+                    if !parts.iter().any(is_it) {
+                        window.unseen = window.unseen.saturating_add(cost.0);
+                    }
+                }
+            }
+        }
     }
 
     fn hold_from(
@@ -235,18 +266,21 @@ impl Budgets {
     ) -> Result<Hold, HoldError> {
         let wanted = self.wanted(charges);
         let leaseless = !self.store.healthy();
-        if leaseless && !self.fail_open.load(Ordering::Acquire) {
+        let open = self.fail_open.load(Ordering::Acquire);
+        if leaseless && !open {
             return Err(HoldError::failed(charges));
         }
+        let opened = self.opened.load(Ordering::Acquire);
         let mut questions = Vec::new();
         let taken = self.take(&wanted, place, worst.0, now, leaseless, &mut questions);
         self.put(questions);
         let (parts, accounts) = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
         let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts };
-        let noted = self.store.hold(note, leaseless);
+        // The first to find out that the store fails is not refused either.
+        let noted = self.store.hold(note, open);
         match noted {
-            Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, now)),
+            Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, (now, opened))),
             Err(error) => {
                 log::error!("budgets: {error}");
                 hold::give_back(&parts, worst, NanoUsd(0));
@@ -267,6 +301,9 @@ impl Budgets {
     ) -> Result<(Vec<Part>, Vec<AccountKey>), HoldError> {
         let zone = *self.zone.lock();
         let mut accounts = Locked::new(wanted, zone, now);
+        if accounts.opened {
+            self.opened.fetch_add(1, Ordering::AcqRel);
+        }
         accounts.judge(place, worst, now, leaseless)?;
         accounts.ask(worst, now, questions)?;
         Ok(accounts.take(worst, zone, now, questions))

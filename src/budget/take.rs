@@ -29,6 +29,8 @@ pub(super) struct Locked<'a> {
     scopes: Vec<MutexGuard<'a, Vec<Slot>>>,
     /// For every account its place in `scopes`, its window there, and what that says.
     found: Vec<(usize, usize, Verdict)>,
+    /// A budget is charged for the first time.
+    pub(super) opened: bool,
 }
 
 impl<'a> Locked<'a> {
@@ -36,17 +38,20 @@ impl<'a> Locked<'a> {
     pub(super) fn new(wanted: &'a [Wanted], zone: Tz, now: DateTime<Utc>) -> Locked<'a> {
         let mut scopes: Vec<MutexGuard<'a, Vec<Slot>>> = Vec::with_capacity(wanted.len());
         let mut found = Vec::with_capacity(wanted.len());
+        let mut opened = false;
         for (i, want) in wanted.iter().enumerate() {
             if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
                 scopes.push(want.account.slots.lock());
             }
             let scope = scopes.len() - 1;
+            let known = scopes[scope].len();
             let slot = slot(&mut scopes[scope], want.per);
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
             found.push((scope, index, Verdict::Fits));
+            opened |= scopes[scope].len() > known;
         }
-        Locked { wanted, scopes, found }
+        Locked { wanted, scopes, found, opened }
     }
 
     /// Refuses if any account does. Named is one that no settling of holds would help, if there

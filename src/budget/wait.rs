@@ -35,6 +35,10 @@ impl Queue {
         self.waiting.front_mut()?.waker.take()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn events(&self) -> u64 {
         self.events
     }

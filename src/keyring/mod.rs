@@ -85,6 +85,11 @@ impl Keyring {
         if table.is_empty() { None } else { table.by_hash(hash).cloned() }
     }
 
+    /// The owners of all keys, in force or not.
+    pub fn callers(&self) -> Vec<Arc<Caller>> {
+        self.table.read().iter().cloned().collect()
+    }
+
     /// Whether any key of this id is known, and what it may do. Blocks.
     ///
     /// # Errors

@@ -332,8 +332,14 @@ impl Journal {
             }
             Ok(())
         })();
-        if result.is_err() != self.broken.load(Ordering::Relaxed) {
-            self.broken.store(result.is_err(), Ordering::Release);
+        if self.broken.swap(result.is_err(), Ordering::AcqRel) != result.is_err() {
+            let path = self.files.segment(state.segment);
+            match &result {
+                Ok(()) => log::info!("ledger: {}: writing again", path.display()),
+                Err(error) => {
+                    log::error!("ledger: {}: can't be written: {error}", path.display());
+                }
+            }
         }
         result
     }

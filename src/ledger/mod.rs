@@ -27,7 +27,7 @@ mod writer;
 
 pub use error::LedgerError;
 pub use notices::{Claim, spent_after, spent_by_minute};
-pub use query::{Column, Filter, SpendRow, requests, spend};
+pub use query::{Column, Filter, SpendRow, requests, spend, spenders};
 pub use row::{Row, instant};
 pub use store::{
     AccountKey, AccountName, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, Store, StoreError,

@@ -3,8 +3,9 @@
 use super::attempts;
 use super::error::LedgerError;
 use super::lease::{amount, int};
-use super::row::{Row, instant};
+use super::row::{Row, Word, instant};
 use super::schema;
+use crate::scope::ScopeKind;
 use crate::units::NanoUsd;
 use chrono::{DateTime, Utc};
 use rusqlite::types::Value;
@@ -195,6 +196,27 @@ pub fn spend(
         })
     };
     all(&connection, &sql, values, read).map_err(|error| LedgerError::sql(path, &error))
+}
+
+/// Scopes that have spent something in a window that runs, those of few names first; at most
+/// `limit`.
+///
+/// # Errors
+/// The database can't be read.
+pub fn spenders(
+    path: &Path,
+    now: DateTime<Utc>,
+    limit: u64,
+) -> Result<Vec<(ScopeKind, String)>, LedgerError> {
+    let connection = schema::open_to_read(path)?;
+    let sql = "SELECT DISTINCT kind, id FROM accounts
+         WHERE starts <= ?1 AND ends > ?1 AND spent_nano > 0
+         ORDER BY kind IN ('user', 'key'), kind = 'key' LIMIT ?2";
+    let values = vec![Value::Integer(now.timestamp()), Value::Integer(int(limit))];
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get(1)?));
+    let rows =
+        all(&connection, sql, values, read).map_err(|error| LedgerError::sql(path, &error))?;
+    Ok(rows.into_iter().filter_map(|(kind, id)| Some((ScopeKind::read(&kind)?, id))).collect())
 }
 
 /// The newest rows that match, newest first.

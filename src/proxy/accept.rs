@@ -168,7 +168,8 @@ impl Edge {
         called: Called,
     ) -> Result<(), Reject> {
         let Called { endpoint, via, metered, model, asked, received, plan } = called;
-        let tokens = admit::estimate(&self.gateway, &model, &asked.fields, &received.body);
+        let tokens =
+            admit::estimate(&self.gateway, endpoint, &model, &asked.fields, &received.body);
         let permit = admit::request(&self.gateway, &exchange.snapshot, caller, &model, tokens)?;
         let attempts = exchange.snapshot.attempts;
         let control = held::wrap(&mut session.downstream_session, received.body.clone());

@@ -8,6 +8,7 @@ use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::scope::{Scope, ScopeKind};
 use crate::state::Gateway;
+use crate::wire::route::Endpoint;
 use crate::wire::scan::Fields;
 use std::time::Instant;
 
@@ -84,21 +85,34 @@ pub fn attempt(
 
 /// Tokens that the request is taken to use: its bytes at the model's recent rate, and the output
 /// that it may ask for.
-pub fn estimate(gateway: &Gateway, model: &Model, fields: &BodyFields, body: &[u8]) -> u64 {
+pub fn estimate(
+    gateway: &Gateway,
+    endpoint: Endpoint,
+    model: &Model,
+    fields: &BodyFields,
+    body: &[u8],
+) -> u64 {
     let input = gateway.token_rate(&model.name).estimate(body.len() as u64);
-    input.saturating_add(output(model, fields).unwrap_or(UNTOLD_OUTPUT))
+    input.saturating_add(output(endpoint, model, fields).unwrap_or(UNTOLD_OUTPUT))
 }
 
 /// The most output that will be asked for, every answer of `n` together; `None`: nothing says.
-pub fn output(model: &Model, fields: &BodyFields) -> Option<u64> {
+pub fn output(endpoint: Endpoint, model: &Model, fields: &BodyFields) -> Option<u64> {
     let fields = match fields {
+        _ if !makes_output(endpoint) => return Some(0),
         BodyFields::Json(fields) => fields,
         BodyFields::Form(..) => return None,
         BodyFields::Opaque => return Some(0),
     };
-    let asked = fields.caps.iter().filter_map(|cap| cap.tokens).max();
+    let obeyed = fields.caps.iter().filter(|cap| endpoint.obeys(cap.name));
+    let asked = obeyed.filter_map(|cap| cap.tokens).max();
     let most = asked.into_iter().chain(model.max_output_tokens).min()?;
     Some(most.saturating_mul(answers(fields)))
+}
+
+/// Whether the endpoint makes tokens of output at all. Vectors and verdicts are none.
+pub fn makes_output(endpoint: Endpoint) -> bool {
+    !matches!(endpoint, Endpoint::CountTokens | Endpoint::Embeddings | Endpoint::Moderations)
 }
 
 /// How many answers are generated, each with an output of its own.

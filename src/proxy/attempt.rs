@@ -4,10 +4,12 @@
 use super::admit;
 use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
-use super::hold::{self, Held, Money};
+use super::hold::{self, Money};
+use super::pledge::Pledge;
 use super::upstream::{body_for, peer};
 use crate::alerts::Alert;
 use crate::config::snapshot::{Provider, Snapshot, Target};
+use crate::faults;
 use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
 use crate::plan::Candidate;
@@ -32,6 +34,7 @@ const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 /// The refusal that ends the request: nothing is left to try, or the key is gone.
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
     let newest = gateway.live.snapshot();
+    let team = exchange.team_label().to_owned();
     loop {
         let keys = Keys { snapshot: &newest, keyring: &gateway.keyring };
         let caller = still_admitted(keys, exchange.caller.as_deref())?;
@@ -55,7 +58,11 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
                 return Err(short.reject);
             }
         };
-        begin(gateway, call, next, held, began);
+        let labels = [provider.name.as_str(), &candidate.target.model, &team];
+        let spent = gateway.metrics.cost_usd.with_label_values(&labels);
+        let pledge = Pledge::new(held.hold, spent);
+        faults::point("attempt");
+        begin(gateway, call, next, (pledge, held.clamped), began);
         match gateway.resolver.resolve(&provider.host, provider.port).await {
             Ok(address) => return peer(&provider, address, call),
             Err(error) => {
@@ -135,11 +142,17 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
-fn begin(gateway: &Gateway, call: &mut Call, next: Next, held: Held, started: Instant) {
+fn begin(
+    gateway: &Gateway,
+    call: &mut Call,
+    next: Next,
+    (pledge, clamped): (Pledge, Option<u64>),
+    started: Instant,
+) {
     let Next { candidate, limits, permits, .. } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
-    let body = body_for(call, &candidate, held.clamped);
+    let body = body_for(call, &candidate, clamped);
     let inflight = InflightGuard::enter(gateway.metrics.inflight.with_label_values(&labels));
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
@@ -150,8 +163,8 @@ fn begin(gateway: &Gateway, call: &mut Call, next: Next, held: Held, started: In
         at: Utc::now(),
         body,
         inflight,
-        hold: Some(held.hold),
-        clamped: held.clamped,
+        hold: Some(pledge),
+        clamped,
         limits,
         permits,
         failure: None,

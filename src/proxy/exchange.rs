@@ -3,8 +3,8 @@
 
 use super::held::Control;
 use super::passthrough::Via;
+use super::pledge::Pledge;
 use crate::access_log::AttemptLine;
-use crate::budget::Hold;
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
 use crate::limits::{Permit as LimitPermit, Refusal};
@@ -201,7 +201,7 @@ pub struct Attempt {
     /// Counts it among the running ones until dropped.
     pub inflight: InflightGuard,
     /// Money held for it; `None` once it has been settled.
-    pub hold: Option<Hold>,
+    pub hold: Option<Pledge>,
     /// The cap that little money has put on each answer's output, in tokens.
     pub clamped: Option<u64>,
     /// What it has taken of its provider's limits.

@@ -2,6 +2,7 @@
 
 use super::exchange::BodyFields;
 use crate::config::snapshot::{Model, Server, Snapshot};
+use crate::faults;
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::state::{ByteBudget, ByteShare};
@@ -196,6 +197,7 @@ pub fn understand(
     content_type: &str,
     body: &Bytes,
 ) -> Result<Asked, Reject> {
+    faults::point("inspect");
     let (fields, in_body, stream) = if endpoint.multipart() {
         let (form, boundary) = understand_form(content_type, body)?;
         let (model, stream) = (form.model.clone(), form.stream);

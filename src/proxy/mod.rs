@@ -12,6 +12,7 @@ mod hold;
 mod inspect;
 mod models;
 mod passthrough;
+mod pledge;
 mod relay;
 mod reply;
 mod settle;

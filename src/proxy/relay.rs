@@ -3,6 +3,7 @@
 use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
 use super::settle;
 use super::upstream::asks_usage;
+use crate::faults;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::meter::{End, Meter};
@@ -198,6 +199,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     if relay.end.is_some() {
         return;
     }
+    faults::point("relay");
     let mut out = Bytes::new();
     if let Some(chunk) = body.take().filter(|chunk| !chunk.is_empty()) {
         if relay.first_byte.is_none() {

@@ -2,8 +2,10 @@
 
 use super::attempt::{judge, on_trial, unbilled};
 use super::exchange::{Attempt, AttemptRecord, BodyFields, Exchange, Failure};
+use super::{admit, worst};
 use crate::access_log::Entry;
 use crate::catalog::{Service, Units};
+use crate::faults;
 use crate::ledger::Row;
 use crate::metrics::Metrics;
 use crate::state::Gateway;
@@ -25,6 +27,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
         return;
     };
     call.control.set_deadline(None);
+    faults::point("settle");
     // An error that is relayed is the client's own: its body reads like a failure inside an answer,
     // but says nothing against the target, which others may still want.
     let answer = attempt.relay.as_ref().filter(|relay| relay.status < 300);
@@ -60,7 +63,6 @@ pub fn attempt_failed(
         let mut record = unbilled(&attempt, failure);
         presume(&attempt, &mut record);
         count(gateway, &attempt, &record);
-        count_money(gateway, exchange, &attempt, &record);
         record
     };
     correct_attempt(&mut attempt, &record);
@@ -87,7 +89,7 @@ fn presume(attempt: &Attempt, record: &mut AttemptRecord) {
         )
     );
     if may_have_run && record.status.is_none() {
-        record.usage.input = Some((attempt.body.len() as u64).div_ceil(BYTES_PER_TOKEN));
+        record.usage.input = Some(tokens(attempt.body.len() as u64));
         record.source = UsageSource::Estimated;
         record.cost = attempt.candidate.target.price.cost(&record.usage);
     }
@@ -124,7 +126,9 @@ fn book(
         record.bytes = relay.bytes;
         record.upstream_id.clone_from(&relay.upstream_id);
         if relay.status < 300 {
-            (record.usage, record.source) = consumed(&report, attempt, record.failure.as_ref());
+            let unreported = unreported(exchange, attempt, &report);
+            (record.usage, record.source) =
+                consumed(&report, attempt, record.failure.as_ref(), unreported);
             let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
             record.cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
         } else if record.failure.is_none() {
@@ -132,11 +136,10 @@ fn book(
         }
     }
     count(gateway, attempt, &record);
-    count_money(gateway, exchange, attempt, &record);
     record
 }
 
-/// Settles the money that was held for the attempt, with its row in the ledger.
+/// Settles the money that was held for the attempt, with its row in the ledger, and counts it.
 fn enter_books(
     gateway: &Gateway,
     exchange: &Exchange,
@@ -148,6 +151,7 @@ fn enter_books(
         Some(hold) => hold.settle(record.cost, row),
         None => gateway.ledger.append(row),
     }
+    count_tokens(gateway, exchange, attempt, record);
 }
 
 /// The attempt as the ledger keeps it.
@@ -220,7 +224,12 @@ fn service(told: Option<&str>) -> Service {
 }
 
 /// What the attempt consumed: as reported where it was, else estimated from what went past.
-fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (Usage, UsageSource) {
+fn consumed(
+    report: &Report,
+    attempt: &Attempt,
+    failure: Option<&Failure>,
+    unreported: u64,
+) -> (Usage, UsageSource) {
     let mut usage = report.usage;
     let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
@@ -228,12 +237,32 @@ fn consumed(report: &Report, attempt: &Attempt, failure: Option<&Failure>) -> (U
     if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }
-    let tokens = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
-    let sent = attempt.body.len() as u64;
-    usage.input = usage.input.or(Some(tokens(sent)));
-    let seen = tokens(report.text_bytes);
-    usage.output = Some(usage.output.unwrap_or(0).max(seen));
+    usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
+    usage.output = Some(usage.output.unwrap_or(0).max(unreported));
     (usage, UsageSource::Estimated)
+}
+
+/// Tokens of output, where nothing but the answer's bytes says how many: no fewer than were sent.
+fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u64 {
+    let Some(call) = &exchange.call else {
+        return tokens(report.text_bytes);
+    };
+    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
+    match call.endpoint {
+        endpoint if !admit::makes_output(endpoint) => 0,
+        // The bytes are those of the error, not of anything that was made.
+        _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
+        Endpoint::ImageGenerations if !streamed => {
+            let each = worst::image_output(&attempt.candidate.target.model);
+            each.unwrap_or(0).saturating_mul(worst::answers(call))
+        }
+        _ => tokens(report.text_bytes),
+    }
+}
+
+/// So many bytes of text as tokens.
+fn tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
@@ -252,7 +281,7 @@ fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
     }
 }
 
-fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
+fn count_tokens(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
     let target = &attempt.candidate.target;
     let (provider, model) = (target.provider.as_str(), target.model.as_str());
     let team = exchange.team_label();
@@ -268,9 +297,6 @@ fn count_money(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record
             gateway.metrics.tokens.with_label_values(&[provider, model, team, kind]).inc_by(tokens);
         }
     }
-    #[allow(clippy::cast_precision_loss)] // a metric is a float; the ledger is not
-    let usd = record.cost.0 as f64 / 1e9;
-    gateway.metrics.cost_usd.with_label_values(&[provider, model, team]).inc_by(usd);
 }
 
 /// The request is over: one log line, its metrics.

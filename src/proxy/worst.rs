@@ -9,6 +9,7 @@ use super::exchange::{BodyFields, Call};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
+use crate::wire::route::Endpoint;
 use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens;
 use memchr::memmem;
@@ -38,6 +39,13 @@ const UNSEEN: [&str; 11] = [
 /// Searches that a provider makes for one request at most, where it may search at all.
 const MOST_SEARCHES: u64 = 10;
 
+/// Tokens that a picture made by OpenAI's first image models has at most. The dearest on its price
+/// list are $0.25 at $40 per million (gpt-image-1) and $0.20 at $32 (gpt-image-1.5), both in high
+/// quality and 1024 × 1536: 6,250 tokens, 6,263 with what the list rounds off. Up to three partial
+/// pictures on the way are 100 each (its guide on streaming images). The later ones make any size,
+/// and publish no bound.
+const PICTURE_MADE: u64 = 6_263 + 3 * 100;
+
 /// Words without which a body holds neither picture nor file.
 const MEDIA: [&str; 6] = ["image", "file", "document", "audio", "video", "inline"];
 
@@ -54,11 +62,11 @@ pub struct Worst<'a> {
 impl<'a> Worst<'a> {
     /// The bounds of a request at a target; `None`: nothing bounds its output.
     pub fn of(call: &Call, model: &Model, target: &'a Target, exact: bool) -> Option<Worst<'a>> {
-        let output = match (takes_output(call), admit::output(model, &call.fields)) {
-            (false, _) => 0,
-            (true, Some(output)) => output,
-            (true, None) if output_is_free(target) => 0,
-            (true, None) => largest_output(model, target)?.saturating_mul(answers(call)),
+        let output = match admit::output(call.endpoint, model, &call.fields) {
+            _ if !call.metered => 0,
+            Some(output) => output,
+            None if output_is_free(target) => 0,
+            None => largest_output(call, model, target)?.saturating_mul(answers(call)),
         };
         let input = input(call, model, target, exact);
         let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
@@ -104,21 +112,27 @@ impl<'a> Worst<'a> {
     }
 }
 
-/// Whether the endpoint makes tokens of output at all.
-fn takes_output(call: &Call) -> bool {
-    use crate::wire::route::Endpoint::{CountTokens, Embeddings, Moderations};
-    !matches!(call.endpoint, CountTokens | Embeddings | Moderations) && call.metered
-}
-
 /// Whether output costs nothing here, as where sound or characters are billed instead.
 fn output_is_free(target: &Target) -> bool {
     let with = |output| target.price.worst_case(0, output, Service::Priority);
     with(1_000_000) == with(0)
 }
 
-fn largest_output(model: &Model, target: &Target) -> Option<u64> {
+/// What one answer can have at most.
+fn largest_output(call: &Call, model: &Model, target: &Target) -> Option<u64> {
+    if call.endpoint == Endpoint::ImageGenerations {
+        return image_output(&target.model);
+    }
     let card = target.card.as_ref();
     card.and_then(|card| card.max_output_tokens).or(model.context_window)
+}
+
+/// Tokens of one picture that is made, where the model's maker says how many there are at most.
+pub fn image_output(id: &str) -> Option<u64> {
+    let id = id.rsplit('/').next().unwrap_or(id);
+    let known =
+        ["gpt-image-1", "gpt-image-1-mini"].contains(&id) || id.starts_with("gpt-image-1.5");
+    known.then_some(PICTURE_MADE)
 }
 
 fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
@@ -151,7 +165,7 @@ fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
 }
 
 /// Answers, or pictures, that the request asks for.
-fn answers(call: &Call) -> u64 {
+pub fn answers(call: &Call) -> u64 {
     match &call.fields {
         BodyFields::Json(fields) => admit::answers(fields),
         BodyFields::Form(..) | BodyFields::Opaque => 1,

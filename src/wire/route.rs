@@ -8,6 +8,7 @@ use http::Method;
 use crate::units::Dialect;
 
 use super::route_path::{decode_id, encode_segment, is_name, passthrough_path};
+use super::scan::CapName;
 
 /// A call that reaches a model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -120,6 +121,20 @@ impl Endpoint {
             Endpoint::AudioTranslations => "/audio/translations",
             Endpoint::AudioSpeech => "/audio/speech",
             _ => "",
+        }
+    }
+
+    /// Whether a server of this endpoint obeys an output cap of this name. One that it doesn't
+    /// know bounds nothing.
+    pub fn obeys(self, cap: CapName) -> bool {
+        match self {
+            Endpoint::ChatCompletions => {
+                matches!(cap, CapName::MaxTokens | CapName::MaxCompletionTokens)
+            }
+            Endpoint::Completions | Endpoint::Messages => cap == CapName::MaxTokens,
+            Endpoint::Responses => cap == CapName::MaxOutputTokens,
+            Endpoint::GeminiGenerate | Endpoint::GeminiStream => cap == CapName::GenerationConfig,
+            _ => false,
         }
     }
 

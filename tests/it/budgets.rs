@@ -3,6 +3,7 @@
 use crate::support::*;
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::time::Duration;
 use tollbar_loadtest::provider::{Provider, Script};
 
@@ -15,8 +16,12 @@ fn config_with(provider: &Provider, key: &str, more: &str) -> String {
         "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0, token: {ADMIN_TOKEN} }}\n\
          server: {{ threads: 2 }}\nstate: {{ path: state.db }}\n\
          keys:\n  - {{ id: test, hash: \"{}\", models: [\"*\"], team: red, user: ana, {key} }}\n\
-         providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  a: {{ dialect: anthropic, base_url: \"{base}\" }}\n\
+         providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  a: {{ dialect: anthropic, base_url: \"{base}\" }}\n  \
+           g: {{ dialect: gemini, base_url: \"{base}\" }}\n\
          models:\n  gpt: {{ targets: [ {{ provider: p, model: sim-gpt, {PRICE} }} ] }}\n  \
+           alias: {{ targets: [ {{ provider: p, model: sim-gpt, {PRICE} }} ] }}\n  \
+           embed: {{ targets: [ {{ provider: p, model: sim-embed, price: {{ per_request: 0.01 }} }} ] }}\n  \
+           gem: {{ targets: [ {{ provider: g, model: sim-gem, {PRICE} }} ] }}\n  \
            claude: {{ targets: [ {{ provider: a, model: sim-claude, {PRICE} }} ] }}\n{more}",
         hash(KEY)
     )
@@ -24,20 +29,43 @@ fn config_with(provider: &Provider, key: &str, more: &str) -> String {
 
 const NAMED: &str = "teams: { red: {} }\nusers: { ana: {} }\n";
 
+/// A request that costs a cent on this route: ten tokens of output, or the vector itself.
 fn cent(path: &str) -> Value {
-    match path {
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let asked = |model: &str| json!({"model": model, "max_tokens": 10, "messages": messages});
+    match path.split('?').next().unwrap() {
         "/v1/responses" => json!({"model": "gpt", "input": "Hi", "max_output_tokens": 10}),
-        "/v1/messages" => {
-            json!({"model": "claude", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]})
+        "/v1/completions" => json!({"model": "gpt", "prompt": "Hi", "max_tokens": 10}),
+        "/v1/messages" => asked("claude"),
+        "/v1/embeddings" | "/openai/deployments/embed/embeddings" => {
+            json!({"model": "embed", "input": "Hi"})
         }
-        path if path.starts_with("/passthrough") => {
-            json!({"model": "sim-gpt", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]})
+        "/passthrough/p/v1/chat/completions" => asked("sim-gpt"),
+        "/passthrough/p/v1/embeddings" => json!({"model": "sim-embed", "input": "Hi"}),
+        "/passthrough/a/v1/messages" => asked("sim-claude"),
+        "/v1/chat/completions" if path.ends_with("?alias") => asked("alias"),
+        path if path.starts_with("/v1beta") => {
+            json!({"contents": [{"parts": [{"text": "Hi"}]}], "generationConfig": {"maxOutputTokens": 10}})
         }
-        _ => {
-            json!({"model": "gpt", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]})
-        }
+        _ => asked("gpt"),
     }
 }
+
+/// Every way to a provider.
+const ROUTES: [&str; 12] = [
+    "/v1/chat/completions",
+    "/v1/chat/completions?alias",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/passthrough/p/v1/chat/completions",
+    "/passthrough/p/v1/embeddings",
+    "/passthrough/a/v1/messages",
+    "/openai/deployments/gpt/chat/completions",
+    "/openai/deployments/embed/embeddings",
+    "/v1beta/models/gem:generateContent",
+];
 
 async fn send(client: &reqwest::Client, server: &Server, path: &str) -> (u16, Value) {
     let request = client.post(server.url(path)).bearer_auth(KEY).json(&cent(path));
@@ -45,46 +73,47 @@ async fn send(client: &reqwest::Client, server: &Server, path: &str) -> (u16, Va
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-async fn admin(server: &Server, path: &str) -> Value {
-    let request = client().get(server.admin_url(path)).bearer_auth(ADMIN_TOKEN);
-    request.send().await.unwrap().json().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_at_once_spend_the_cap_and_no_more() {
-    let routes = [
-        "/v1/chat/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/passthrough/p/v1/chat/completions",
-        "/openai/deployments/gpt/chat/completions",
-    ];
     for mixed in [false, true] {
         let provider = provider();
         let server =
-            Server::start(&config_with(&provider, "budgets: [ { usd: 1, per: total } ]", NAMED));
+            Server::start(&config_with(&provider, "budgets: [ { usd: 1, per: month } ]", NAMED));
         let clients: Vec<_> = (0..8).map(|_| client()).collect();
         let (clients, server_ref) = (&clients, &server);
         let answers: Vec<(u16, Value)> = stream::iter(0..1000_usize)
             .map(|n| {
-                let path = if mixed { routes[n % routes.len()] } else { routes[0] };
+                let path = if mixed { ROUTES[n % ROUTES.len()] } else { ROUTES[0] };
                 send(&clients[n % clients.len()], server_ref, path)
             })
             .buffer_unordered(1000)
             .collect()
             .await;
-        let billed = provider.billed().output_tokens;
+        // The provider's own count: ten cents a hundred tokens of output, a cent a vector.
+        let vectors =
+            provider.requests().iter().filter(|r| r.path_and_query.contains("embed")).count();
+        let billed = provider.billed().output_tokens + 10 * vectors as u64;
         assert!(billed <= 1000, "${} of $1 were billed", billed as f64 / 1000.0);
-        assert!(billed > 950, "only {billed} of 1000 tokens");
+        assert!(billed > 950, "only {billed} thousandths of the dollar");
         let served = answers.iter().filter(|(status, _)| *status == 200).count();
         assert_eq!(served as u64 * 10, billed);
         assert_eq!(provider.requests().len(), served, "a refused request made no call");
+        let paths: HashSet<String> =
+            provider.requests().iter().map(|r| r.path_and_query.clone()).collect();
+        assert_eq!(paths.len(), if mixed { 6 } else { 1 }, "{paths:?}");
         for (status, body) in answers.iter().filter(|(status, _)| *status != 200) {
             let error = &body["error"];
-            let code = error["code"].as_str().or(error["details"]["error_code"].as_str());
-            assert_eq!((*status, code), (429, Some("budget_exceeded")), "{body}");
+            assert_eq!(*status, 429, "{body}");
             let message = error["message"].as_str().unwrap();
-            for part in ["the key `test`", "cap $1.000000000 per total", "spent $", "held $"] {
+            let parts = [
+                "the budget of the key `test`",
+                "can cost up to $0.01",
+                "cap $1.000000000 per month",
+                "spent $",
+                "held $",
+                "The window ends at 20",
+            ];
+            for part in parts {
                 assert!(message.contains(part), "{part}: {message}");
             }
         }

@@ -170,3 +170,70 @@ async fn tpm_is_reserved_before_and_corrected_after() {
     gate.open();
     assert_eq!(held.await.unwrap().status(), 200);
 }
+
+/// A chat request that is taken for exactly so many tokens: its bytes by three, and its cap.
+fn taken_for(tokens: u64) -> Value {
+    let mut body = chat("gpt");
+    body["max_tokens"] = 100.into();
+    let input = (body.to_string().len() as u64).div_ceil(3);
+    let cap = tokens - input;
+    assert!((100..1000).contains(&cap), "as long as the 100 that was counted");
+    body["max_tokens"] = cap.into();
+    body
+}
+
+async fn send(server: &Server, http: &reqwest::Client, body: &Value) -> (u16, bool, String) {
+    let url = server.url("/v1/chat/completions");
+    let request = http.post(url).bearer_auth(KEY).header("content-type", "application/json");
+    let answer = request.body(body.to_string()).send().await.unwrap();
+    let status = answer.status().as_u16();
+    let never = answer.headers().get("x-should-retry").is_some_and(|retry| retry == "false");
+    (status, never, answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tpm_admits_no_more_than_fits_however_many_ask_at_once() {
+    let provider = provider();
+    let more = "users: { ana: {} }\nteams: { red: {} }\n";
+    let http = client();
+    let body = taken_for(175);
+    // More than the whole limit: none of them ever fits, and that is what they are told.
+    let server = Server::start(&config_with(&provider, "limits: { tpm: 100 }", more));
+    for n in [5, 500] {
+        let sent = (0..n).map(|_| send(&server, &http, &body));
+        for (status, never, text) in futures_util::future::join_all(sent).await {
+            assert_eq!((status, never), (429, true), "{text}");
+            for part in ["key `test`", "limited to 100 tokens", "100 are left", "more than that"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+    }
+    assert!(provider.requests().is_empty());
+
+    // Two fit; the others are refused at once, and are told when to come back.
+    let used = |output| Script { input: Some(10), output: Some(output), ..Script::default() };
+    for n in [5, 500] {
+        let server = Server::start(&config_with(&provider, "limits: { tpm: 350 }", more));
+        let gate = Gate::new();
+        provider.clear();
+        provider.set_default("sim-gpt", Script { gate: Some(gate.clone()), ..used(10) });
+        let sent = (0..n).map(|_| send(&server, &http, &body));
+        let release = async {
+            // All but two have their answer before one of the two has.
+            eventually(Duration::from_secs(20), || server.stdout().len() == n - 2).await;
+            assert_eq!(provider.requests().len(), 2, "of {n}");
+            gate.open();
+        };
+        let (answers, ()) = tokio::join!(futures_util::future::join_all(sent), release);
+        let served = answers.iter().filter(|(status, ..)| *status == 200).count();
+        assert_eq!(served, 2, "of {n}");
+        assert!(answers.iter().all(|(_, never, _)| !never), "there will be room");
+        server.log(n).await;
+        // The two have used 20 each: 310 of the 350 came back. With 135 used by each that follows,
+        // 40 + 175 fits, and 175 + 175, and 310 + 175 does not.
+        provider.set_default("sim-gpt", used(125));
+        for wanted in [200, 200, 429] {
+            assert_eq!(send(&server, &http, &body).await.0, wanted);
+        }
+    }
+}

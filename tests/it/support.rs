@@ -1,6 +1,7 @@
 //! What the tests share: the real binary as a child process, and clients for it.
 #![allow(dead_code)]
 
+pub use crate::raw::Raw;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -113,34 +114,54 @@ impl Server {
 
     /// Starts it with environment variables.
     pub fn start_with(config: &str, vars: &[(&str, &str)]) -> Self {
-        let scratch = Scratch::new();
+        Self::start_here(Scratch::new(), config, vars)
+    }
+
+    /// Starts it in a directory that is there already.
+    pub fn start_here(scratch: Scratch, config: &str, vars: &[(&str, &str)]) -> Self {
         std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
         Self::start_in(scratch, vars)
     }
 
     fn start_in(scratch: Scratch, vars: &[(&str, &str)]) -> Self {
-        let mut server = Self::spawn_in(scratch, &[], vars);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "-c"]).arg(scratch.0.join("tollbar.yaml")).envs(vars.iter().copied());
+        Self::start_as(scratch, command)
+    }
+
+    /// Starts it with this configuration and after what the shell does before, in the directory
+    /// of the configuration; `unshare` and its arguments may come before the shell.
+    pub fn start_after(config: &str, unshare: &[&str], shell: &str) -> Self {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        let mut words = unshare.iter().copied().chain(["sh", "-c"]);
+        let mut command = Command::new(words.next().unwrap());
+        command
+            .args(words)
+            .arg(format!("{shell} && exec \"$0\" run -c tollbar.yaml"))
+            .arg(env!("CARGO_BIN_EXE_tollbar"))
+            .current_dir(&scratch.0);
+        Self::start_as(scratch, command)
+    }
+
+    /// Starts a process that waits for this one's sockets. See [`Self::wait_ready`].
+    pub fn successor(&self) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "--upgrade", "-c"]).arg(self.config_file());
+        // The directory is this one's to remove.
+        Self::spawn_as(Scratch(PathBuf::new()), command)
+    }
+
+    fn start_as(scratch: Scratch, command: Command) -> Self {
+        let mut server = Self::spawn_as(scratch, command);
         server.wait_ready();
         server
     }
 
-    /// Starts a process that waits for this one's sockets. See [`Self::wait_ready`].
-    pub fn successor(&self, vars: &[(&str, &str)]) -> Self {
-        let mut other = Self::spawn_in(Scratch(self.scratch.0.clone()), &["--upgrade"], vars);
-        // The directory is this one's to remove.
-        std::mem::forget(std::mem::replace(&mut other.scratch, Scratch(PathBuf::new())));
-        other
-    }
-
-    fn spawn_in(scratch: Scratch, arguments: &[&str], vars: &[(&str, &str)]) -> Self {
-        let file = scratch.0.join("tollbar.yaml");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tollbar"))
-            .args(["run", "-c"])
-            .arg(&file)
-            .args(arguments)
+    fn spawn_as(scratch: Scratch, mut command: Command) -> Self {
+        let mut child = command
             // Webhooks may go through a proxy; those of the tests are on this host.
             .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
-            .envs(vars.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -319,72 +340,41 @@ pub async fn post(
     request.body(body).send().await.unwrap()
 }
 
-/// A plain connection on which bytes are written as they are.
-pub struct Raw {
-    pub stream: tokio::net::TcpStream,
-    buffer: Vec<u8>,
+/// An answer of the admin listener, as JSON.
+pub async fn admin(server: &Server, path: &str) -> serde_json::Value {
+    let request = client().get(server.admin_url(path)).bearer_auth(ADMIN_TOKEN);
+    request.send().await.unwrap().json().await.unwrap()
 }
 
-impl Raw {
-    pub async fn connect(to: SocketAddr) -> Self {
-        Self::over(tokio::net::TcpStream::connect(to).await.unwrap())
-    }
+/// Dollars as they are written, in nano-dollars.
+pub fn nano(usd: &str) -> u64 {
+    let usd: f64 = usd.parse().unwrap();
+    // Exact: what is summed in tests stays far below 2^53 nano-dollars.
+    (usd * 1e9).round() as u64
+}
 
-    pub fn over(stream: tokio::net::TcpStream) -> Self {
-        Raw { stream, buffer: Vec::new() }
-    }
+/// What a ledger row, or the sum of some, says it cost, in nano-dollars.
+pub fn cost(row: &serde_json::Value) -> u64 {
+    nano(&row["cost_usd"].to_string())
+}
 
-    /// Writes; a peer that has closed already is no error here.
-    pub async fn send(&mut self, bytes: &[u8]) -> bool {
-        use tokio::io::AsyncWriteExt;
-        self.stream.write_all(bytes).await.is_ok()
-    }
-
-    /// More bytes, `false` at the end.
-    async fn more(&mut self) -> bool {
-        use tokio::io::AsyncReadExt;
-        let read = self.stream.read_buf(&mut self.buffer);
-        match tokio::time::timeout(Duration::from_secs(20), read).await {
-            Ok(read) => read.is_ok_and(|n| n > 0),
-            Err(_) => panic!("the server neither answers nor closes"),
+/// The ledger's rows of a request, newest first, once there is one.
+pub async fn rows(server: &Server, request_id: &str) -> Vec<serde_json::Value> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = admin(server, &format!("/requests?request_id={request_id}")).await;
+        let rows = found["data"].as_array().unwrap();
+        if !rows.is_empty() {
+            return rows.clone();
         }
+        assert!(Instant::now() < until, "no row of {request_id}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
 
-    /// The next answer with a content-length: status, head, body. `None` when the server closed.
-    pub async fn answer(&mut self) -> Option<(u16, String, Vec<u8>)> {
-        let (head, body) = self.request().await?;
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Some((status, head, body))
-    }
-
-    /// The next request, or answer, with a content-length: head, in small letters, and body.
-    pub async fn request(&mut self) -> Option<(String, Vec<u8>)> {
-        let end = loop {
-            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if !self.more().await {
-                return None;
-            }
-        };
-        let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
-        let length = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next());
-        let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
-        while self.buffer.len() < end + length {
-            if !self.more().await {
-                return None;
-            }
-        }
-        let body = self.buffer[end..end + length].to_vec();
-        self.buffer.drain(..end + length);
-        Some((head, body))
-    }
-
-    /// Everything until the server closes.
-    pub async fn rest(&mut self) -> Vec<u8> {
-        while self.more().await {}
-        std::mem::take(&mut self.buffer)
-    }
+/// The ledger's newest row of a request.
+pub async fn row(server: &Server, request_id: &str) -> serde_json::Value {
+    rows(server, request_id).await.swap_remove(0)
 }
 
 /// Waits until `done`, up to `within`; panics past it.

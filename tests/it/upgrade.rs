@@ -138,7 +138,7 @@ async fn under_load_nobody_fails_and_open_streams_finish() {
     let load = Load::start(&url);
     load.more(5).await;
 
-    let mut new = old.successor(&[]);
+    let mut new = old.successor();
     old.signal("QUIT");
     new.wait_ready();
     assert_eq!((&new.data, new.admin), (&old.data, old.admin), "port 0 is the same port again");
@@ -186,7 +186,7 @@ async fn nobody_to_take_over_is_no_reason_to_stop() {
     assert_eq!(post(&client(), url, chat("gpt").to_string()).await.status(), 200);
     assert!(server.wait_exit(Duration::ZERO).is_none());
     // A second try is like the first.
-    let mut new = server.successor(&[]);
+    let mut new = server.successor();
     server.signal("QUIT");
     new.wait_ready();
     assert_eq!(server.wait_exit(SOON).and_then(|status| status.code()), Some(0));
@@ -203,7 +203,7 @@ async fn a_new_configuration_may_change_the_listeners() {
     assert!(text.contains(one));
     let mut old = Server::start(&text.replace(one, two));
     std::fs::write(old.config_file(), text.replace(one, other)).unwrap();
-    let mut new = old.successor(&[]);
+    let mut new = old.successor();
     old.signal("QUIT");
     new.wait_ready();
     assert_eq!((new.data[1], new.admin), (old.data[0], old.admin));

@@ -19,6 +19,7 @@
 //! - `openai`, `responses`, `anthropic`, `gemini`, `others`, `errors`: dialects
 //! - `feed`, `json`: framing
 //! - `body`, `guard`, `io`: pacing, cutting, recording
+//! - `recipe`: an answer for other servers to give
 //! - `control`: the endpoints for users in another process
 
 mod anthropic;
@@ -37,6 +38,7 @@ mod json;
 mod multipart;
 mod openai;
 mod others;
+mod recipe;
 mod record;
 mod responses;
 mod script;
@@ -54,6 +56,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpSocket;
 use tokio::task::AbortHandle;
 
+pub use recipe::{Recipe, recipe};
 pub use record::Recorded;
 pub use script::{Cut, Gate, Script};
 

@@ -1,0 +1,143 @@
+//! What others feel of a reload, and of clients that misbehave.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::Harness;
+use super::plain::MODEL;
+use super::rates::{saturation, small};
+use crate::load::admin::metric;
+use crate::load::engine::{Load, Pace};
+use crate::load::error::LoadError;
+use crate::load::fleet::{Fleet, ProviderKind, Target};
+use crate::load::measure::{Protocol, Sample, round};
+use crate::load::section::{Check, Row, Section, Table, p99};
+use crate::load::stats::{median, ratio};
+use crate::load::sys;
+use crate::load::yaml::{Model, Settings};
+
+const LOAD: f64 = 0.7;
+const SLOW_CLIENTS: usize = 5000;
+
+/// SIGHUP every second, with 100,000 keys.
+pub(crate) fn reload(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
+    let mut settings = Settings::all_controls(vec![Model::same(MODEL)]);
+    settings.keys = 100_000;
+    settings.per_key = false;
+    let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
+    let rate = saturation(harness, &fleet, Target::Tollbar)? * LOAD;
+    let pid = fleet.tollbar.child.pid();
+    harness.options.seconds = harness.options.seconds.max(4.0);
+    let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+    for _ in 0..harness.options.rounds.max(1) {
+        quiet.push(one(harness, &fleet, rate)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = stop.clone();
+        let signals = std::thread::spawn(move || {
+            while !until.load(Relaxed) {
+                sys::signal(pid, Signal::HUP);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        });
+        disturbed.push(one(harness, &fleet, rate)?);
+        stop.store(true, Relaxed);
+        let _ = signals.join();
+        // What is still being loaded must not fall into the next quiet round.
+        std::thread::sleep(fleet.tollbar.load_time + Duration::from_secs(1));
+    }
+    let mut section = beside(("no reload", &quiet), ("a reload every second", &disturbed), 2.0);
+    let reloads = metric(&fleet.tollbar.metrics()?, "tollbar_config_reloads_total");
+    section.notes.push(format!(
+        "{rate:.0} requests a second; {reloads:.0} reloads; starting took {:.2} s; \
+         gateway and reload share one core",
+        fleet.tollbar.load_time.as_secs_f64()
+    ));
+    section.checks.push(Check::at_most(
+        "no reload at all (1: none)",
+        Some(f64::from(reloads < 1.0)),
+        0.0,
+    ));
+    Ok(section)
+}
+
+/// Half of the slow clients send half a head, half of them half a body.
+pub(crate) fn slow_clients(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
+    let settings = Settings::all_controls(vec![Model::same(MODEL)]);
+    let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
+    let rate = saturation(harness, &fleet, Target::Tollbar)? * 0.5;
+    let count = SLOW_CLIENTS.min(harness.open_files.saturating_sub(500) as usize);
+    let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+    for _ in 0..harness.options.rounds.max(1) {
+        quiet.push(one(harness, &fleet, rate)?);
+        let slow = connect(fleet.tollbar.at.data, count);
+        // Not how fast they are accepted is measured, but what they cost while they are there.
+        std::thread::sleep(Duration::from_secs(1));
+        disturbed.push(one(harness, &fleet, rate)?);
+        drop(slow);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let mut section = beside(("alone", &quiet), ("beside slow clients", &disturbed), 1.5);
+    section.notes.push(format!("{rate:.0} requests a second; {count} slow clients"));
+    Ok(section)
+}
+
+/// Connections that never get to the end of a request.
+fn connect(to: SocketAddr, count: usize) -> Vec<TcpStream> {
+    const HEAD: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer tb-load-0000000\r\ncontent-type: application/json\r\ncontent-length: 400\r\n\r\n{\"model\":\"sim-small\",";
+    let mut all = Vec::with_capacity(count);
+    for number in 0..count {
+        let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(2)) else { break };
+        let part = if number % 2 == 0 { &HEAD[..60] } else { HEAD };
+        let _ = stream.write_all(part);
+        all.push(stream);
+    }
+    all
+}
+
+fn one(harness: &Harness, fleet: &Fleet, rate: f64) -> Result<Sample, LoadError> {
+    let load = Load::new(fleet.tollbar.at.data, small(), Pace::Open(rate), 64);
+    let pid = Some(fleet.tollbar.child.pid());
+    round(&[load], Protocol::H1, pid, harness.length(), &harness.cores.generator)
+}
+
+/// Two kinds of rounds that took turns.
+fn beside(quiet: (&str, &[Sample]), disturbed: (&str, &[Sample]), at_most: f64) -> Section {
+    let each = |samples: &[Sample], figure: fn(&Sample) -> Option<f64>| -> Vec<Option<f64>> {
+        samples.iter().map(figure).collect()
+    };
+    let row = |(name, samples): (&str, &[Sample])| {
+        let of = |figure: fn(&Sample) -> Option<f64>| median(samples.iter().filter_map(figure));
+        Row {
+            name: name.to_owned(),
+            figures: vec![
+                ("req/s", of(Sample::rate)),
+                ("p50 µs", of(|s| s.tally.latency.micros(50.0))),
+                ("p90 µs", of(|s| s.tally.latency.micros(90.0))),
+                ("p99 µs", of(p99)),
+                ("p99.9 µs", of(|s| s.tally.latency.micros(99.9))),
+                ("CPU µs/req", of(Sample::cpu_per_request)),
+                ("core busy %", of(|s| Some(s.busy()? * 100.0))),
+                ("peak RSS MiB", of(crate::load::section::peak)),
+                ("errors", Some(failed(samples))),
+            ],
+        }
+    };
+    let mut section = Section::default();
+    section.tables.push(Table { title: String::new(), rows: vec![row(quiet), row(disturbed)] });
+    for sample in disturbed.1 {
+        section.notes.extend(sample.tally.errors.iter().map(|(what, n)| format!("{n} × {what}")));
+    }
+    let slower = ratio(&each(disturbed.1, p99), &each(quiet.1, p99));
+    section.checks.push(Check::at_most("p99 disturbed / alone", slower, at_most));
+    section.checks.push(Check::at_most("failed requests", Some(failed(disturbed.1)), 0.0));
+    section
+}
+
+fn failed(samples: &[Sample]) -> f64 {
+    samples.iter().map(|sample| sample.tally.failed() as f64).sum()
+}

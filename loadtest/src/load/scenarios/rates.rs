@@ -1,0 +1,64 @@
+//! Latency at fixed rates, measured from when each request was due.
+
+use super::Harness;
+use super::plain::MODEL;
+use crate::load::engine::{Load, Pace};
+use crate::load::error::LoadError;
+use crate::load::fleet::{Fleet, ProviderKind, Target};
+use crate::load::measure::{Protocol, Sample, round};
+use crate::load::request::Request;
+use crate::load::section::{Check, Section, p50, p99};
+use crate::load::yaml::{Model, Settings};
+
+/// Connections of an open loop: enough that none is waited for while the server keeps up.
+const CONNECTIONS: usize = 64;
+
+/// 25, 50 and 75 % of the yardstick's saturation, in one table each.
+pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
+    let fleet =
+        harness.fleet(ProviderKind::Quick, &Settings::all_controls(vec![Model::same(MODEL)]))?;
+    let most = saturation(harness, &fleet, Target::Yardstick)?;
+    let mut section = Section::default();
+    section.notes.push(format!("the yardstick is saturated at {most:.0} requests a second"));
+    for percent in [25.0, 50.0, 75.0] {
+        let rate = most * percent / 100.0;
+        let compared = harness.compare(&fleet, Protocol::H1, |target| {
+            Load::new(fleet.address(target), small(), Pace::Open(rate), CONNECTIONS)
+        })?;
+        let mut table = compared.plain_table();
+        table.title = format!("{percent:.0} %: {rate:.0} requests a second");
+        section.tables.push(table);
+        let (tollbar, yardstick) =
+            (compared.added(Target::Tollbar, p99), compared.added(Target::Yardstick, p99));
+        let added = tollbar.zip(yardstick).map(|(tollbar, yardstick)| tollbar / yardstick);
+        section.notes.push(format!(
+            "{percent:.0} %: {}",
+            compared.ratios(&[
+                ("CPU per request", Sample::cpu_per_request),
+                ("p50", p50),
+                ("p99", p99)
+            ])
+        ));
+        section.notes.extend(compared.failures());
+        if percent == 50.0 {
+            let what = "added p99 at half of saturation, Tollbar / yardstick";
+            section.checks.push(Check::at_most(what, added, 1.5));
+        }
+    }
+    Ok(section)
+}
+
+pub(crate) fn small() -> Request {
+    Request::chat(MODEL, false, 300)
+}
+
+/// What a target can do, from one closed-loop round.
+pub(crate) fn saturation(
+    harness: &Harness,
+    fleet: &Fleet,
+    target: Target,
+) -> Result<f64, LoadError> {
+    let load = Load::new(fleet.address(target), small(), Pace::Closed, CONNECTIONS);
+    let sample = round(&[load], Protocol::H1, None, harness.length(), &harness.cores.generator)?;
+    Ok(sample.rate().unwrap_or(1.0))
+}

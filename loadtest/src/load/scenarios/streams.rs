@@ -1,0 +1,146 @@
+//! Streams: many fast ones, very many slow ones, and clients that leave.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::Harness;
+use crate::load::engine::{Load, Pace, Span};
+use crate::load::error::LoadError;
+use crate::load::fleet::{Fleet, ProviderKind, Target};
+use crate::load::measure::{Protocol, Running, Sample, sleep_until};
+use crate::load::procfs;
+use crate::load::request::Request;
+use crate::load::section::{Check, Row, Section, Table, first_p99, gap_p99};
+use crate::load::yaml::{Model, Settings};
+
+const STREAMS: usize = 500;
+const FAST: &str = "sim-stream+chunks=100+gap=20ms";
+/// One chunk in five seconds, for longer than the scenario lasts.
+const SLOW: &str = "sim-slow+chunks=60+gap=5s";
+const OPEN: usize = 10_000;
+/// New slow streams a second.
+const OPENING: f64 = 1500.0;
+
+/// 500 streams of 50 chunks a second; each begins anew after two seconds.
+pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadError> {
+    let protocol = if name == "stream-h2" { Protocol::H2(50) } else { Protocol::H1 };
+    let settings = Settings::all_controls(vec![Model::same(FAST)]);
+    let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
+    // A round must see each stream begin at least once.
+    harness.options.seconds = harness.options.seconds.max(2.5);
+    let compared = harness.compare(&fleet, protocol, |target| {
+        let request = Request::chat(FAST, true, 300);
+        let load = Load::new(fleet.address(target), request, Pace::Closed, STREAMS);
+        // Beginnings are spread over the time that a stream takes.
+        Load { ramp: Duration::from_secs(2), ..load }
+    })?;
+    let mut section = Section { tables: vec![compared.stream_table()], ..Section::default() };
+    section.notes.push(compared.ratios(&[
+        ("CPU per chunk", Sample::cpu_per_event),
+        ("first chunk p99", first_p99),
+        ("gap p99", gap_p99),
+        ("peak RSS", crate::load::section::peak),
+    ]));
+    section.notes.extend(compared.failures());
+    let cpu = compared.to_yardstick(Target::Tollbar, Sample::cpu_per_event);
+    section.checks.push(Check::at_most("CPU per chunk, Tollbar / yardstick", cpu, 1.3));
+    if protocol == Protocol::H1 {
+        let first = compared.added(Target::Tollbar, first_p99);
+        let gap = compared.added(Target::Tollbar, gap_p99);
+        section.checks.push(Check::at_most("added p99 of the first chunk, µs", first, 1000.0));
+        section.checks.push(Check::at_most("added p99 of the gap, µs", gap, 1000.0));
+    }
+    Ok(section)
+}
+
+/// Memory per open stream.
+pub(crate) fn open(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
+    // Two descriptors per stream in the proxy, and some for itself.
+    let room = (harness.open_files.saturating_sub(300) / 2) as usize;
+    let wanted = if harness.options.quick { OPEN / 5 } else { OPEN };
+    let count = wanted.min(room);
+    let settings = Settings::all_controls(vec![Model::same(SLOW)]);
+    let mut section = Section::default();
+    if count < wanted {
+        section.notes.push(format!(
+            "{count} streams instead of {wanted}: the limit of open files is {}",
+            harness.open_files
+        ));
+    }
+    let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
+    let mut table = Table::default();
+    let mut each = Vec::new();
+    for target in [Target::Yardstick, Target::Tollbar] {
+        let (row, per_stream) = open_streams(harness, &fleet, target, count)?;
+        table.rows.push(row);
+        each.push(per_stream);
+    }
+    section.tables.push(table);
+    let ratio = each[0].zip(each[1]).map(|(yardstick, tollbar)| tollbar / yardstick);
+    section.checks.push(Check::at_most("memory per stream, Tollbar / yardstick", ratio, 1.3));
+    Ok(section)
+}
+
+fn open_streams(
+    harness: &Harness,
+    fleet: &Fleet,
+    target: Target,
+    count: usize,
+) -> Result<(Row, Option<f64>), LoadError> {
+    let pid = fleet.pid(target).unwrap_or(0);
+    let idle = procfs::rss(pid);
+    let request = Request::chat(SLOW, true, 300);
+    let mut load = Load::new(fleet.address(target), request, Pace::Closed, count);
+    load.ramp = Duration::from_secs_f64(count as f64 / OPENING);
+    let begin = Instant::now();
+    let full = begin + load.ramp + Duration::from_secs(6);
+    let open = load.open.clone();
+    let span = Span { begin, record: begin, end: full + Duration::from_secs(2) };
+    let running = Running::start(&[load], Protocol::H1, span, &harness.cores.generator);
+    sleep_until(full);
+    let (streams, peak) = (open.load(Relaxed), procfs::rss(pid));
+    let tally = running.join()?;
+    let grown = peak.zip(idle).map(|(peak, idle)| peak.saturating_sub(idle) as f64);
+    let each = grown.filter(|_| streams > 0).map(|grown| grown / streams as f64);
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    let row = Row {
+        name: target.name().to_owned(),
+        figures: vec![
+            ("open streams", Some(streams as f64)),
+            ("idle RSS MiB", idle.map(mib)),
+            ("RSS MiB", peak.map(mib)),
+            ("bytes per stream", each),
+            ("first p99 µs", tally.first.micros(99.0)),
+            ("errors", Some(tally.failed() as f64)),
+        ],
+    };
+    Ok((row, each))
+}
+
+/// Clients that read five chunks of a hundred, and leave.
+pub(crate) fn disconnects(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
+    let settings = Settings::all_controls(vec![Model::same(FAST)]);
+    let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
+    let compared = harness.compare(&fleet, Protocol::H1, |target| {
+        let request = Request::chat(FAST, true, 300);
+        let load = Load::new(fleet.address(target), request, Pace::Closed, 100);
+        Load { leave_after: Some(5), ramp: Duration::from_millis(100), ..load }
+    })?;
+    let mut section = super::plain::described(&compared);
+    // What the last clients left behind has to be given back at once.
+    std::thread::sleep(Duration::from_secs(2));
+    let (running, held) = left_behind(&fleet)?;
+    section.checks.push(Check::at_most("requests still running", Some(running), 0.0));
+    section.checks.push(Check::at_most("money still held, USD", Some(held), 0.0));
+    Ok(section)
+}
+
+/// Requests that Tollbar thinks are running, and what it holds for them.
+pub(crate) fn left_behind(fleet: &Fleet) -> Result<(f64, f64), LoadError> {
+    let status = fleet.tollbar.admin_json("/status")?;
+    let running = status["requests_running"].as_f64().unwrap_or(f64::NAN);
+    let budgets = fleet.tollbar.admin_json("/budgets")?;
+    let rows = budgets["data"].as_array().cloned().unwrap_or_default();
+    let held = rows.iter().filter_map(|row| row["held_usd"].as_f64()).sum();
+    Ok((running, held))
+}

@@ -1,0 +1,196 @@
+//! What a scenario found: rows of figures, ratios, and what had to hold.
+
+use super::fleet::Target;
+use super::measure::Sample;
+use super::stats::{difference, median, ratio};
+
+/// A scenario's part of the report.
+#[derive(Debug, Default)]
+pub struct Section {
+    pub(crate) name: String,
+    pub(crate) about: String,
+    pub(crate) tables: Vec<Table>,
+    /// Plain sentences: ratios, what was scaled down, what went wrong.
+    pub(crate) notes: Vec<String>,
+    pub(crate) checks: Vec<Check>,
+}
+
+impl Section {
+    /// True when everything that has to hold did.
+    pub fn holds(&self) -> bool {
+        self.checks.iter().all(Check::holds)
+    }
+}
+
+/// Rows with the same columns.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One line of a table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) figures: Vec<(&'static str, Option<f64>)>,
+}
+
+/// Something that has to hold.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub(crate) what: String,
+    pub(crate) found: Option<f64>,
+    pub(crate) at_most: f64,
+}
+
+impl Check {
+    pub(crate) fn at_most(what: &str, found: Option<f64>, at_most: f64) -> Self {
+        Self { what: what.to_owned(), found, at_most }
+    }
+
+    /// What was not measured does not hold.
+    pub(crate) fn holds(&self) -> bool {
+        self.found.is_some_and(|found| found <= self.at_most)
+    }
+}
+
+/// The rounds of all targets, which took turns.
+pub(crate) struct Compared(pub(crate) Vec<(Target, Vec<Sample>)>);
+
+type Figure = fn(&Sample) -> Option<f64>;
+
+impl Compared {
+    /// A figure of each round of a target.
+    pub(crate) fn each(
+        &self,
+        target: Target,
+        figure: impl Fn(&Sample) -> Option<f64>,
+    ) -> Vec<Option<f64>> {
+        let found = self.0.iter().find(|(t, _)| *t == target);
+        found.map(|(_, samples)| samples.iter().map(figure).collect()).unwrap_or_default()
+    }
+
+    /// The median over the rounds of a target.
+    pub(crate) fn median(
+        &self,
+        target: Target,
+        figure: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<f64> {
+        median(self.each(target, figure).into_iter().flatten())
+    }
+
+    /// A target's figure beside the yardstick's, round by round.
+    pub(crate) fn to_yardstick(&self, target: Target, figure: Figure) -> Option<f64> {
+        ratio(&self.each(target, figure), &self.each(Target::Yardstick, figure))
+    }
+
+    /// What a target adds to direct, round by round.
+    pub(crate) fn added(&self, target: Target, figure: Figure) -> Option<f64> {
+        difference(&self.each(target, figure), &self.each(Target::Direct, figure))
+    }
+
+    /// All failures of a target.
+    pub(crate) fn errors(&self, target: Target) -> f64 {
+        self.each(target, |s| Some(s.tally.failed() as f64)).into_iter().flatten().sum()
+    }
+
+    /// What failed, in words.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (target, samples) in &self.0 {
+            let mut all = super::tally::Tally::new();
+            samples.iter().for_each(|sample| all.merge(&sample.tally));
+            if all.retried > 0 {
+                let what = "sent again: the kept connection was just being closed";
+                lines.push(format!("{}: {} × {what}", target.name(), all.retried));
+            }
+            for (what, count) in &all.errors {
+                lines.push(format!("{}: {count} × {what}", target.name()));
+            }
+        }
+        lines
+    }
+
+    /// One row per target for requests that are answered whole.
+    pub(crate) fn plain_table(&self) -> Table {
+        let row = |target: Target| {
+            let at = |p: f64| move |s: &Sample| s.tally.latency.micros(p);
+            Row {
+                name: target.name().to_owned(),
+                figures: vec![
+                    ("req/s", self.median(target, Sample::rate)),
+                    ("p50 µs", self.median(target, at(50.0))),
+                    ("p90 µs", self.median(target, at(90.0))),
+                    ("p99 µs", self.median(target, at(99.0))),
+                    ("p99.9 µs", self.median(target, at(99.9))),
+                    ("added p50 µs", self.added(target, p50)),
+                    ("added p99 µs", self.added(target, p99)),
+                    ("CPU µs/req", self.median(target, Sample::cpu_per_request)),
+                    ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                    ("peak RSS MiB", self.median(target, peak)),
+                    ("errors", Some(self.errors(target))),
+                ],
+            }
+        };
+        Table {
+            title: String::new(),
+            rows: self.0.iter().map(|(target, _)| row(*target)).collect(),
+        }
+    }
+
+    /// One row per target for streams.
+    pub(crate) fn stream_table(&self) -> Table {
+        let row = |target: Target| Row {
+            name: target.name().to_owned(),
+            figures: vec![
+                ("chunks/s", self.median(target, |s| Some(s.tally.events as f64 / s.seconds))),
+                ("first p50 µs", self.median(target, |s| s.tally.first.micros(50.0))),
+                ("first p99 µs", self.median(target, first_p99)),
+                ("gap p50 µs", self.median(target, |s| s.tally.gap.micros(50.0))),
+                ("gap p99 µs", self.median(target, gap_p99)),
+                ("added first p99 µs", self.added(target, first_p99)),
+                ("added gap p99 µs", self.added(target, gap_p99)),
+                ("CPU µs/chunk", self.median(target, Sample::cpu_per_event)),
+                ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                ("peak RSS MiB", self.median(target, peak)),
+                ("errors", Some(self.errors(target))),
+            ],
+        };
+        Table {
+            title: String::new(),
+            rows: self.0.iter().map(|(target, _)| row(*target)).collect(),
+        }
+    }
+
+    /// The sentence that a reader looks for first.
+    pub(crate) fn ratios(&self, figures: &[(&str, Figure)]) -> String {
+        let one =
+            |(name, figure): &(&str, Figure)| match self.to_yardstick(Target::Tollbar, *figure) {
+                Some(ratio) => format!("{name} × {ratio:.2}"),
+                None => format!("{name} n/a"),
+            };
+        format!("Tollbar / yardstick: {}", figures.iter().map(one).collect::<Vec<_>>().join(", "))
+    }
+}
+
+pub(crate) fn p50(sample: &Sample) -> Option<f64> {
+    sample.tally.latency.micros(50.0)
+}
+
+pub(crate) fn p99(sample: &Sample) -> Option<f64> {
+    sample.tally.latency.micros(99.0)
+}
+
+pub(crate) fn first_p99(sample: &Sample) -> Option<f64> {
+    sample.tally.first.micros(99.0)
+}
+
+pub(crate) fn gap_p99(sample: &Sample) -> Option<f64> {
+    sample.tally.gap.micros(99.0)
+}
+
+/// In MiB.
+pub(crate) fn peak(sample: &Sample) -> Option<f64> {
+    sample.peak_rss.map(|bytes| bytes as f64 / (1024.0 * 1024.0))
+}

@@ -1,0 +1,114 @@
+//! What is held before an attempt, for the requests whose worst case is not plain to see.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tollbar_loadtest::provider::{Gate, Provider, Script};
+
+/// Input costs nothing; a thousand tokens of output are a dollar.
+const PRICE: &str = "price: { input: 0, output: 1000 }";
+
+fn config(provider: &Provider) -> String {
+    let base = provider.base();
+    format!(
+        "{}providers:\n  openai: {{ dialect: openai, base_url: \"{base}/v1\" }}\n\
+         models:\n  \
+         whisper: {{ context_window: 2000, targets: [ {{ provider: openai, model: w, {PRICE} }} ] }}\n  \
+         endless: {{ targets: [ {{ provider: openai, model: e, {PRICE} }} ] }}\n  \
+         gpt: {{ context_window: 1000, targets: [ {{ provider: openai, model: g, {PRICE} }} ] }}\n  \
+         gpt-image-1: {{ targets: [ {{ provider: openai, model: gpt-image-1 }} ] }}\n  \
+         gpt-image-2: {{ targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n  \
+         bounded: {{ max_output_tokens: 9000, targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n",
+        head().replace("unlimited: true", "budgets: [ { usd: 100, per: total } ]")
+    )
+}
+
+/// What is held while the provider is asked, and the bytes that it was sent; or the refusal.
+async fn held(
+    server: &Server,
+    provider: &Provider,
+    request: reqwest::RequestBuilder,
+) -> Result<(u64, u64), Value> {
+    let gate = Gate::new();
+    provider.clear();
+    provider.set_default("*", Script { gate: Some(gate.clone()), ..Script::default() });
+    let sent = tokio::spawn(request.bearer_auth(KEY).send());
+    while !provider.wait_for(1, Duration::from_millis(20)).await {
+        if sent.is_finished() {
+            let answer = sent.await.unwrap().unwrap();
+            assert_eq!(answer.status(), 400);
+            return Err(answer.json().await.unwrap());
+        }
+    }
+    let account = &admin(server, "/budgets").await["data"][0];
+    let held = nano(&account["held_usd"].to_string());
+    gate.open();
+    sent.await.unwrap().unwrap().bytes().await.unwrap();
+    Ok((held, provider.requests()[0].body.len() as u64))
+}
+
+fn transcription(server: &Server, model: &str) -> reqwest::RequestBuilder {
+    let form = format!(
+        "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--x\r\n\
+         content-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n--x--\r\n"
+    );
+    let request = client().post(server.url("/v1/audio/transcriptions"));
+    request.header("content-type", "multipart/form-data; boundary=x").body(form)
+}
+
+#[tokio::test]
+async fn a_transcription_holds_all_the_text_that_it_may_make() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let (nano, _) = held(&server, &provider, transcription(&server, "whisper")).await.unwrap();
+    assert_eq!(nano, 2_000_000_000, "2,000 tokens at $1 a thousand");
+    let refused = held(&server, &provider, transcription(&server, "endless")).await.unwrap_err();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("nothing bounds the output"));
+}
+
+/// A cap under a name that the endpoint doesn't know is obeyed by nobody.
+#[tokio::test]
+async fn a_cap_of_another_endpoint_bounds_nothing() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let dollar = 1_000_000_000;
+    let cent = 10_000_000;
+    let cases = [
+        ("/v1/chat/completions", "max_tokens", cent),
+        ("/v1/chat/completions", "max_completion_tokens", cent),
+        ("/v1/chat/completions", "max_output_tokens", dollar),
+        ("/v1/completions", "max_tokens", cent),
+        ("/v1/completions", "max_completion_tokens", dollar),
+        ("/v1/responses", "max_output_tokens", cent),
+        ("/v1/responses", "max_tokens", dollar),
+    ];
+    for (path, cap, wanted) in cases {
+        let mut body = json!({"model": "gpt", "messages": [], "prompt": "Hi", "input": "Hi"});
+        body[cap] = 10.into();
+        let request = client().post(server.url(path)).json(&body);
+        let (nano, _) = held(&server, &provider, request).await.unwrap();
+        assert_eq!(nano, wanted, "{path} {cap}");
+    }
+}
+
+/// gpt-image-1: $5 a million in, $40 out; a picture is 6,563 tokens at most.
+#[tokio::test]
+async fn a_picture_holds_its_makers_bound_or_is_refused() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let draw = |model: &str, n: u64| {
+        let body = json!({"model": model, "prompt": "A cat", "n": n});
+        client().post(server.url("/v1/images/generations")).json(&body)
+    };
+    for n in [1, 4] {
+        let (nano, sent) = held(&server, &provider, draw("gpt-image-1", n)).await.unwrap();
+        let drawn = n * 6_563 * 40_000;
+        assert!((drawn + 1..=drawn + sent * 5_000).contains(&nano), "{nano} {sent}");
+    }
+    let refused = held(&server, &provider, draw("gpt-image-2", 1)).await.unwrap_err();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("max_output_tokens"));
+    // The operator's word: $5 a million in, $30 out.
+    let (nano, sent) = held(&server, &provider, draw("bounded", 2)).await.unwrap();
+    let drawn = 2 * 9_000 * 30_000;
+    assert!((drawn + 1..=drawn + sent * 5_000).contains(&nano), "{nano} {sent}");
+}
