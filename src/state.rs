@@ -217,7 +217,7 @@ impl Gateway {
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
-        named.extend(snapshot.providers.values().map(|provider| provider.credential_name()));
+        named.extend(snapshot.providers.values().map(|provider| provider.credential.clone()));
         self.health.keep(|name| named.contains(name));
         self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {

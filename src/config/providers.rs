@@ -81,6 +81,7 @@ fn provider(
         port: url.port,
         authority: url.authority,
         base_path: url.path,
+        credential: Provider::name_credential(name, api_key.as_ref()),
         api_key,
         headers,
         connect_timeout,

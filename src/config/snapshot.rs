@@ -149,6 +149,8 @@ pub struct Provider {
     pub base_path: String,
     /// The gateway's own credential. Absent: none is sent.
     pub api_key: Option<Secret>,
+    /// The credential's name, see [`Provider::name_credential`].
+    pub credential: String,
     /// Sent with every request to this provider (names in lower case).
     pub headers: Vec<(http::HeaderName, Secret)>,
     /// Until the connection stands, TLS included (default 5 s).
@@ -168,11 +170,10 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Names the credential in use without showing it. A rotated one has another name, and so
-    /// begins with a clean record.
-    pub fn credential_name(&self) -> String {
-        let fingerprint = self.api_key.as_ref().map(Secret::fingerprint);
-        format!("{}#{}", self.name, fingerprint.unwrap_or_default())
+    /// Names a credential without showing it. A rotated one has another name, and so begins with a
+    /// clean record.
+    pub fn name_credential(provider: &str, api_key: Option<&Secret>) -> String {
+        format!("{provider}#{}", api_key.map(Secret::fingerprint).unwrap_or_default())
     }
 }
 

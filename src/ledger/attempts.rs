@@ -8,19 +8,29 @@ use rusqlite::{Connection, params};
 use std::borrow::Cow;
 
 /// The columns in the order that [`insert`] and [`read`] use.
-pub(super) const COLUMNS: &str = "id, request_id, at, key_id, team, user, model, provider, \
-    target_model, attempt, outcome, status, stream, input_tokens, cached_input_tokens, \
-    cache_write_tokens, output_tokens, reasoning_tokens, usage_source, cost_nano_usd, \
-    price_version, first_token_ms, duration_ms, client_gone, metadata";
+macro_rules! columns {
+    () => {
+        "id, request_id, at, key_id, team, user, model, provider, target_model, attempt, outcome, \
+         status, stream, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, \
+         reasoning_tokens, usage_source, cost_nano_usd, price_version, first_token_ms, \
+         duration_ms, client_gone, metadata"
+    };
+}
+
+/// The same, for queries.
+pub(super) const COLUMNS: &str = columns!();
+
+/// A constant: it is looked up among the prepared statements for every row.
+const INSERT: &str = concat!(
+    "INSERT INTO attempts (",
+    columns!(),
+    ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
+     ?19, ?20, ?21, ?22, ?23, ?24, ?25) ON CONFLICT DO NOTHING"
+);
 
 /// Whether the row is new: one that is there already stays as it is.
 pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<bool> {
-    let sql = format!(
-        "INSERT INTO attempts ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-         ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25) \
-         ON CONFLICT DO NOTHING"
-    );
-    let new = connection.prepare_cached(&sql)?.execute(params![
+    let new = connection.prepare_cached(INSERT)?.execute(params![
         row.id,
         row.request_id,
         instant(row.at),

@@ -24,7 +24,7 @@ pub struct Candidate {
 
 /// The targets of `model` and of its fallbacks that speak `dialect`, in the order of trying.
 ///
-/// `affinity` stands for the conversation: the same one goes to the same target of the model
+/// `affinity` stands for the conversation, and is asked for where there is a choice: the same one goes to the same target of the model
 /// while that is healthy, so that the provider's prompt cache stays warm, and over many
 /// conversations each target gets its share by weight. Targets over the model's latency budget
 /// come after its others. The fallbacks follow, cheapest first unless the configuration keeps
@@ -34,7 +34,7 @@ pub fn order(
     caller: &Caller,
     model: &Arc<Model>,
     dialect: Dialect,
-    affinity: u64,
+    affinity: impl FnOnce() -> u64,
     health: &HealthTable,
     now: Instant,
 ) -> Vec<Candidate> {
@@ -55,9 +55,10 @@ pub fn order(
     }
     let own = plan.iter().take_while(|candidate| candidate.model.name == model.name).count();
     if let Some(own) = plan.get_mut(..own).filter(|own| own.len() > 1) {
+        let affinity = affinity();
         own.sort_by(|a, b| score(&b.target, affinity).total_cmp(&score(&a.target, affinity)));
         if let Some(budget) = model.latency_budget {
-            own.sort_by_key(|candidate| {
+            own.sort_by_cached_key(|candidate| {
                 let p95 = health.of(&candidate.target.id).first_token_p95(now);
                 p95.is_some_and(|p95| p95 > budget)
             });
@@ -77,11 +78,18 @@ fn score(target: &Target, affinity: u64) -> f64 {
     -f64::from(target.weight) / fraction.ln()
 }
 
-/// Stands for a conversation, the same in every process and release: FNV-1a.
+/// Stands for a conversation, the same in every process and release: FNV-1a, over words of eight
+/// bytes, which a conversation of megabytes is worth, and then over what is left of them.
 pub fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let (words, rest) = bytes.as_chunks::<8>();
+    // The multiplication carries upwards only: what it has put there is brought down again.
+    let word = |hash: u64, word: &[u8; 8]| {
+        let mixed = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(PRIME);
+        mixed ^ (mixed >> 32)
+    };
+    let hash = words.iter().fold(0xcbf2_9ce4_8422_2325, word);
+    rest.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
 }
 
 /// Spreads every input bit over all output bits (the finaliser of SplitMix64).

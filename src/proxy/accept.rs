@@ -14,7 +14,7 @@ use bytes::Bytes;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Requests without a valid key that one address may send in a second.
@@ -105,7 +105,7 @@ impl Edge {
             caller,
             &model,
             endpoint.dialect(),
-            inspect::affinity(&asked.fields, &received.body),
+            || inspect::affinity(&asked.fields, &received.body),
             &self.gateway.health,
             Instant::now(),
         );
@@ -181,6 +181,7 @@ impl Edge {
             stream: asked.stream,
             body: received.body,
             fields: asked.fields,
+            marks: OnceLock::new(),
             share: received.share,
             permit: Some(permit),
             tokens,

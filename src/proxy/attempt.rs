@@ -119,7 +119,7 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     while let Some(candidate) = call.plan.get(call.next) {
         let target = &candidate.target;
         if let Some(provider) = newest.providers.get(&target.provider) {
-            let credential = gateway.health.of(&provider.credential_name()).admit(now);
+            let credential = gateway.health.of(&provider.credential).admit(now);
             let permits = credential.and_then(|credential| {
                 gateway.health.of(&target.id).admit(now).map(|target| (target, credential))
             });

@@ -2,6 +2,7 @@
 //! before it has made it, so nothing can be read too early.
 
 use super::held::Control;
+use super::marks::Marks;
 use super::passthrough::Via;
 use super::pledge::Pledge;
 use crate::access_log::AttemptLine;
@@ -14,7 +15,7 @@ use crate::plan::health::{Blocked, Permit};
 use crate::reject::{Reason, Reject};
 use crate::state::{ByteShare, Gateway, RunningGuard};
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
-use crate::wire::meter::{End, Meter};
+use crate::wire::meter::{Meter, Report};
 use crate::wire::multipart::Form;
 use crate::wire::route::Endpoint;
 use crate::wire::scan::Fields;
@@ -23,8 +24,8 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use pingora_core::apps::ReusedHttpStream;
 use prometheus::IntGauge;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What a request tells the connection it came on.
@@ -144,6 +145,8 @@ pub struct Call {
     pub body: Bytes,
     /// Where the fields are that an attempt has to change.
     pub fields: BodyFields,
+    /// What its words say about its cost, once that was asked.
+    pub marks: OnceLock<Marks>,
     /// What it has taken of its limits, until it ends; its places are given back by drop.
     pub permit: Option<LimitPermit>,
     /// Tokens that the limits took it to use.
@@ -231,7 +234,7 @@ pub struct Relay {
     /// The upstream's own id of the request, for a support ticket.
     pub upstream_id: Option<String>,
     /// Set once, when the upstream's body has ended.
-    pub end: Option<End>,
+    pub report: Option<Report>,
 }
 
 /// Why an attempt failed.

@@ -10,6 +10,7 @@ mod failure;
 mod held;
 mod hold;
 mod inspect;
+mod marks;
 mod models;
 mod passthrough;
 mod pledge;

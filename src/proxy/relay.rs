@@ -12,28 +12,34 @@ use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
 use http::HeaderMap;
+use http::header::{self, HeaderName};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::time::Instant;
 
 /// Upstream response headers that end here: what belongs to one hop, what belongs to the
 /// provider's own site, and the names under which the gateway speaks itself.
-const NOT_RELAYED: [&str; 14] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "trailer",
-    "upgrade",
-    "set-cookie",
-    "alt-svc",
-    "server",
-    "strict-transport-security",
-    "x-request-id",
-    "request-id",
-    "date",
-    "x-accel-buffering",
+static NOT_RELAYED: [HeaderName; 14] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TRAILER,
+    header::UPGRADE,
+    header::SET_COOKIE,
+    header::ALT_SVC,
+    header::SERVER,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("request-id"),
+    header::DATE,
+    HeaderName::from_static("x-accel-buffering"),
 ];
+
+static MODEL: HeaderName = HeaderName::from_static("x-tollbar-model");
+static TARGET: HeaderName = HeaderName::from_static("x-tollbar-target");
+static ATTEMPTS: HeaderName = HeaderName::from_static("x-tollbar-attempts");
+static MOST_OUTPUT: HeaderName = HeaderName::from_static("x-tollbar-max-output-tokens");
 
 /// The most that is read of a 429's body.
 const MAX_COMPLAINT: usize = 64 * 1024;
@@ -95,8 +101,15 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
     let upstream_id = text("x-request-id").or_else(|| text("request-id")).map(str::to_owned);
-    attempt.relay =
-        Some(Relay { status, meter, events, first_byte: None, bytes: 0, upstream_id, end: None });
+    attempt.relay = Some(Relay {
+        status,
+        meter,
+        events,
+        first_byte: None,
+        bytes: 0,
+        upstream_id,
+        report: None,
+    });
     if json && !stream && metered && header.status.is_success() && !coded {
         call.control.hold_answer();
     }
@@ -123,7 +136,7 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     if header.status.is_informational() || is_swallowed(exchange) {
         return Ok(());
     }
-    for name in NOT_RELAYED {
+    for name in &NOT_RELAYED {
         header.remove_header(name);
     }
     let own: Vec<_> = header
@@ -143,17 +156,17 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     let Some(attempt) = call.current.as_ref() else {
         return Ok(());
     };
-    header.insert_header("x-tollbar-model", attempt.candidate.model.name.as_str())?;
-    header.insert_header("x-tollbar-target", attempt.candidate.target.id.as_str())?;
-    header.insert_header("x-tollbar-attempts", (call.done.len() + 1).to_string())?;
+    header.insert_header(&MODEL, attempt.candidate.model.name.as_str())?;
+    header.insert_header(&TARGET, attempt.candidate.target.id.as_str())?;
+    header.insert_header(&ATTEMPTS, (call.done.len() + 1).to_string())?;
     if attempt.clamped.is_some() {
         header.insert_header("x-tollbar-clamped", "low-budget")?;
     }
     if let Some(cap) = attempt.clamped.or(attempt.candidate.model.max_output_tokens) {
-        header.insert_header("x-tollbar-max-output-tokens", cap.to_string())?;
+        header.insert_header(&MOST_OUTPUT, cap.to_string())?;
     }
     if attempt.relay.as_ref().is_some_and(|relay| relay.events) {
-        header.insert_header("cache-control", "no-cache, no-transform")?;
+        header.insert_header(header::CACHE_CONTROL, "no-cache, no-transform")?;
         header.insert_header("x-accel-buffering", "no")?;
     }
     Ok(())
@@ -196,7 +209,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     let Some(relay) = call.current.as_mut().and_then(|attempt| attempt.relay.as_mut()) else {
         return;
     };
-    if relay.end.is_some() {
+    if relay.report.is_some() {
         return;
     }
     faults::point("relay");
@@ -218,7 +231,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
             rest = broken.event(closing, endpoint).into();
         }
         out = join(out, rest);
-        relay.end = Some(report.end);
+        relay.report = Some(report);
     }
     relay.bytes += out.len() as u64;
     // An empty chunk would end a chunked answer: hand on nothing instead.

@@ -5,6 +5,7 @@ use crate::reject::Reject;
 use crate::units::Dialect;
 use crate::wire::errors::{self, ErrorText};
 use bytes::Bytes;
+use http::HeaderName;
 use pingora_core::Result;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
@@ -15,6 +16,9 @@ use std::time::Duration;
 /// refusal and can use the connection again.
 const MAX_DRAINED: u64 = 1024 * 1024;
 
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static CONFIG: HeaderName = HeaderName::from_static("x-tollbar-config");
+
 /// How long that may take.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -23,12 +27,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// Only when a header can't be written, which is a bug.
 pub fn identify(exchange: &Exchange, header: &mut ResponseHeader) -> Result<()> {
-    header.insert_header("x-request-id", exchange.id.as_str())?;
+    header.insert_header(&REQUEST_ID, exchange.id.as_str())?;
     if exchange.dialect == Dialect::Anthropic {
         // The name that Anthropic's SDKs read.
         header.insert_header("request-id", exchange.id.as_str())?;
     }
-    header.insert_header("x-tollbar-config", exchange.snapshot.generation.to_string())?;
+    header.insert_header(&CONFIG, exchange.snapshot.generation.to_string())?;
     Ok(())
 }
 

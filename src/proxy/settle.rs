@@ -31,7 +31,7 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     // An error that is relayed is the client's own: its body reads like a failure inside an answer,
     // but says nothing against the target, which others may still want.
     let answer = attempt.relay.as_ref().filter(|relay| relay.status < 300);
-    let failure = answer.and_then(|relay| match relay.end.as_ref() {
+    let failure = answer.and_then(|relay| match relay.report.as_ref().map(|report| &report.end) {
         Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
         Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
         Some(End::Complete) | None => None,
@@ -120,7 +120,7 @@ fn book(
     record.outcome = failure.as_ref().map_or("ok", Failure::outcome);
     record.failure = failure;
     if let Some(relay) = &attempt.relay {
-        let report = relay.meter.report();
+        let report = relay.report.clone().unwrap_or_else(|| relay.meter.report());
         record.status = Some(relay.status);
         record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
         record.bytes = relay.bytes;
@@ -329,7 +329,7 @@ fn leave_no_attempt(gateway: &Gateway, exchange: &mut Exchange) {
         .and_then(|attempt| attempt.relay.as_mut())
         .is_some_and(|relay| {
             let _ = relay.meter.end();
-            relay.end = Some(relay.meter.report().end);
+            relay.report = Some(relay.meter.report());
             true
         });
     if exchange.client_gone {

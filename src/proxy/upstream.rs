@@ -13,7 +13,7 @@ use crate::wire::route::Endpoint;
 use crate::wire::scan::CapName;
 use crate::wire::splice::{self, Wanted};
 use bytes::Bytes;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -161,16 +161,17 @@ pub fn header(
             (Method::POST, format!("{}{path}", provider.base_path))
         }
     };
-    let mut header = RequestHeader::build(method, path.as_bytes(), Some(client.headers.len() + 4))?;
-    header.insert_header("host", provider.authority.as_str())?;
+    let room = Some(client.headers.len() + 4);
+    let mut header = RequestHeader::build_no_case(method, path.as_bytes(), room)?;
+    header.insert_header(header::HOST, provider.authority.as_str())?;
     for (name, value) in forwarded(&client.headers) {
         header.append_header(name.clone(), value.clone())?;
     }
     if !attempt.body.is_empty() || header.method == Method::POST {
-        header.insert_header("content-length", attempt.body.len().to_string())?;
+        header.insert_header(header::CONTENT_LENGTH, attempt.body.len().to_string())?;
     }
     // Compression would make streams arrive in bursts.
-    header.insert_header("accept-encoding", "identity")?;
+    header.insert_header(header::ACCEPT_ENCODING, "identity")?;
     if provider.dialect == Dialect::Anthropic && !client.headers.contains_key("anthropic-version") {
         header.insert_header("anthropic-version", ANTHROPIC_VERSION)?;
     }
@@ -186,8 +187,10 @@ fn credential(header: &mut RequestHeader, provider: &Provider) -> pingora_core::
         return Ok(());
     };
     match provider.dialect {
-        Dialect::OpenAi => header
-            .insert_header("authorization", secret_value(&format!("Bearer {}", key.expose()))?),
+        Dialect::OpenAi => header.insert_header(
+            header::AUTHORIZATION,
+            secret_value(&format!("Bearer {}", key.expose()))?,
+        ),
         Dialect::Anthropic => header.insert_header("x-api-key", secret_value(key.expose())?),
         Dialect::Gemini => header.insert_header("x-goog-api-key", secret_value(key.expose())?),
     }

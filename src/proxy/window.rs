@@ -12,6 +12,11 @@ use crate::wire::{text_len, tokens};
 /// The longest that a token of text usually is, in bytes.
 const BYTES_PER_TOKEN: u64 = 8;
 
+/// Counting a megabyte of text takes a tenth of a second: it is worth that only where the text
+/// would not fit if its tokens were this short. Few texts' are. (One that is denser is sent, and
+/// its provider says no.)
+const LIKELY_BYTES_PER_TOKEN: u64 = 2;
+
 /// Leaves out the candidates whose window is certainly too small.
 ///
 /// # Errors
@@ -33,7 +38,9 @@ pub fn fitting(
     let text = text_len::of(body).unwrap_or(0);
     let largest = plan.iter().filter_map(window).max().unwrap_or(0);
     let bytes_say = text / BYTES_PER_TOKEN;
-    let input = if bytes_say + asked(output, &plan) > largest {
+    let input = if bytes_say + asked(output, &plan) > largest
+        || text / LIKELY_BYTES_PER_TOKEN + asked(output, &plan) <= smallest
+    {
         bytes_say
     } else {
         let dialect = plan.first().map_or(Dialect::OpenAi, |first| first.target.dialect);

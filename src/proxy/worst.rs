@@ -6,35 +6,18 @@
 
 use super::admit;
 use super::exchange::{BodyFields, Call};
+use super::marks::{self, Marks};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
 use crate::wire::route::Endpoint;
 use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens;
-use memchr::memmem;
 
 /// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
 /// (its vision guide, for gpt-4o-mini). The others stay below 5,000 by their own guides.
 const PICTURE: [(Dialect, u64); 3] =
     [(Dialect::OpenAi, 48_169), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
-
-/// Members and tools that stand for input the gateway can't see. Inside a text their quotes would
-/// be escaped. The last three are escapes of plain letters, which no encoder writes: whoever does
-/// may be hiding one of these names.
-const UNSEEN: [&str; 11] = [
-    "\"previous_response_id\"",
-    "\"conversation\"",
-    "\"file_id\"",
-    "\"file_search",
-    "\"web_search",
-    "\"web_fetch",
-    "\"code_execution",
-    "\"mcp",
-    "\\u005",
-    "\\u006",
-    "\\u007",
-];
 
 /// Searches that a provider makes for one request at most, where it may search at all.
 const MOST_SEARCHES: u64 = 10;
@@ -45,9 +28,6 @@ const MOST_SEARCHES: u64 = 10;
 /// pictures on the way are 100 each (its guide on streaming images). The later ones make any size,
 /// and publish no bound.
 const PICTURE_MADE: u64 = 6_263 + 3 * 100;
-
-/// Words without which a body holds neither picture nor file.
-const MEDIA: [&str; 6] = ["image", "file", "document", "audio", "video", "inline"];
 
 /// What bounds the cost of an attempt.
 pub struct Worst<'a> {
@@ -69,7 +49,7 @@ impl<'a> Worst<'a> {
             None => largest_output(call, model, target)?.saturating_mul(answers(call)),
         };
         let input = input(call, model, target, exact);
-        let searches = memmem::find(&call.body, b"web_search").map_or(0, |_| MOST_SEARCHES);
+        let searches = if marks(call).search { MOST_SEARCHES } else { 0 };
         let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
         Some(Worst { target, input, output, answers: answers(call), units })
     }
@@ -135,18 +115,21 @@ pub fn image_output(id: &str) -> Option<u64> {
     known.then_some(PICTURE_MADE)
 }
 
+/// Looked for once, however many attempts there are.
+fn marks(call: &Call) -> Marks {
+    *call.marks.get_or_init(|| marks::of(&call.body))
+}
+
 fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
-    let has = |words: &[&str]| {
-        words.iter().any(|word| memmem::find(&call.body, word.as_bytes()).is_some())
-    };
     let window = target.card.as_ref().and_then(|card| card.max_input_tokens);
     let window = window.or(model.context_window);
     let bytes = call.body.len() as u64;
     if !matches!(call.fields, BodyFields::Json(_)) {
         return bytes;
     }
-    let seen = if exact || has(&MEDIA) { contents(call, target, exact) } else { bytes };
-    if has(&UNSEEN) { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
+    let marks = marks(call);
+    let seen = if exact || marks.media { contents(call, target, exact) } else { bytes };
+    if marks.unseen { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
 }
 
 /// Text by its bytes or, to be exact, by a tokenizer's count with a margin; pictures by their
