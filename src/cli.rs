@@ -24,7 +24,7 @@ enum Command {
     Run {
         #[command(flatten)]
         file: ConfigFile,
-        /// Take the listening sockets over from the running process (send it SIGQUIT next).
+        /// Take the listening sockets over from the running process (send it SIGQUIT next, within a minute).
         #[arg(long)]
         upgrade: bool,
     },

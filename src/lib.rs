@@ -50,6 +50,8 @@ pub mod roster;
 pub mod reload;
 // edge: the only importers of pingora
 pub mod metrics;
+pub mod systemd;
+pub mod memory;
 pub mod access_log;
 pub mod resolve;
 pub mod alerts;
@@ -58,6 +60,10 @@ pub mod proxy;
 pub mod admin;
 pub mod listen;
 pub mod lookout;
+pub mod handover;
+pub mod sockets;
+pub mod upgrade;
+pub mod housekeeping;
 pub mod server;
 // the command line
 pub mod logging;

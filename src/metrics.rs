@@ -1,6 +1,7 @@
 //! What Prometheus scrapes. No label takes a value that a client can invent: model, team and
 //! provider come from the configuration, everything else from fixed sets.
 
+use crate::scope::ScopeKind;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -54,7 +55,11 @@ pub struct Metrics {
     pub credential: GaugeVec,
     pub config_generation: IntGauge,
     pub config_reloads: IntCounterVec,
+    pub config_info: IntGaugeVec,
     pub buffered_bytes: IntGauge,
+    pub buffered_limit: IntGauge,
+    pub memory: IntGauge,
+    pub memory_limit: IntGauge,
     pub log_dropped: prometheus::IntCounter,
     pub ledger_rows: IntGauge,
     pub ledger_lag: prometheus::Gauge,
@@ -184,7 +189,21 @@ impl Metrics {
                 "Reloads, by result.",
                 &["result"],
             )?,
+            config_info: r.int_gauges(
+                "config_info",
+                "The configuration in force, by the first 16 hex digits of its file's SHA-256.",
+                &["hash"],
+            )?,
             buffered_bytes: r.int_gauge("buffered_bytes", "Request bodies in memory.")?,
+            buffered_limit: r.int_gauge(
+                "buffered_limit_bytes",
+                "How much of them there may be (server.max_buffered_bytes).",
+            )?,
+            memory: r.int_gauge("memory_bytes", "Resident memory of the process.")?,
+            memory_limit: r.int_gauge(
+                "memory_limit_bytes",
+                "Past it new requests are refused (server.max_memory); 0 is no limit.",
+            )?,
             log_dropped: r.counter(
                 "access_log_dropped_total",
                 "Access log lines lost because their reader was too slow.",
@@ -201,7 +220,19 @@ impl Metrics {
             )?,
             registry: registry.clone(),
         };
+        metrics.begin_at_zero();
         Ok(metrics)
+    }
+
+    /// Shows what is rare before it happens for the first time: Prometheus sees no increase in a
+    /// series that begins at 1.
+    fn begin_at_zero(&self) {
+        for result in ["ok", "refused"] {
+            self.config_reloads.with_label_values(&[result]);
+        }
+        for scope in ScopeKind::ALL {
+            self.budget_refused.with_label_values(&[scope.as_str()]);
+        }
     }
 
     /// The text exposition format, version 0.0.4.

@@ -3,32 +3,38 @@
 use crate::access_log::AccessLog;
 use crate::admin::AdminApi;
 use crate::config::Invalid;
-use crate::config::snapshot::{Snapshot, TlsFiles};
+use crate::config::snapshot::TlsFiles;
+use crate::housekeeping;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::listen::{self, Listening, Patience};
 use crate::lookout::Lookout;
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
-use crate::state::{Gateway, Running};
+use crate::sockets::{self, Sockets};
+use crate::state::{self, Gateway, Running};
+use crate::systemd::Notifier;
+use crate::upgrade::{self, Taker};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::Acceptor;
-use pingora_core::server::Fds;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Attempts are bounded by `attempts.max`; this only bounds Pingora's loop around them, dead
 /// pooled connections included.
 const PINGORA_RETRIES: usize = 64;
+
+/// After a hand-over, how long idle connections wait for a last request. It is answered, and told
+/// that the connection closes, so that its client comes to the new process without an error.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// Idle upstream connections kept, per worker pool.
 const UPSTREAM_POOL: usize = 512;
@@ -59,9 +65,9 @@ pub enum StartError {
     Ledger(LedgerError),
     /// Sockets can't be taken over from a running process.
     #[error(
-        "can't take over the sockets from a running process: {0}\nstart without --upgrade, or send the running process SIGQUIT first"
+        "can't take over the sockets from a running process: {0}\nsend that process SIGQUIT within a minute, or start without --upgrade"
     )]
-    Upgrade(String),
+    Upgrade(std::io::Error),
     /// The operating system refused something basic.
     #[error("can't start: {0}\ncheck the process's limits")]
     System(String),
@@ -110,7 +116,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
         .map_err(|error| StartError::System(error.to_string()))?;
     let path = live.peek().state_path.clone();
     let ledger = Ledger::open(&path, &ledger::Options::default()).map_err(StartError::Ledger)?;
-    let gateway = Gateway::new(live, metrics, access_log, ledger).map_err(StartError::Ledger)?;
+    let service = Notifier::new(|name| std::env::var(name).ok());
+    let gateway =
+        Gateway::new(live, metrics, access_log, ledger, service).map_err(StartError::Ledger)?;
     let gateway = Arc::new(gateway);
     let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
@@ -126,7 +134,10 @@ async fn serve(
     on_ready: Box<dyn FnOnce(&Ready) + Send>,
 ) -> Result<(), StartError> {
     let snapshot = gateway.live.snapshot();
-    let sockets = Sockets::open(&snapshot, upgrade)?;
+    let sockets = Sockets::open(&snapshot, upgrade).map_err(|problem| match problem {
+        sockets::Problem::Bind(address, error) => StartError::Listen(address, error),
+        sockets::Problem::NotGiven(error) => StartError::Upgrade(error),
+    })?;
     let mut signals = Signals::install().map_err(|error| StartError::System(error.to_string()))?;
     let (stop, stopping) = watch::channel(false);
     let proxy = Arc::new(data_plane(gateway));
@@ -145,28 +156,42 @@ async fn serve(
             open.clone(),
         ));
     }
-    // Stays up during the drain, so that the drain can be watched.
-    let (_admin_stop, admin_stopping) = watch::channel(false);
+    // Stays up during a drain, so that it can be watched; after a hand-over the new process is asked.
+    let (admin_stop, admin_stopping) = watch::channel(false);
     let admin = Listening { socket: sockets.admin.socket, tls: None };
     let api = Arc::new(AdminApi::new(gateway.clone()));
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
-    tokio::spawn(prune(gateway.clone()));
-    tokio::spawn(follow_keys(gateway.clone()));
+    tokio::spawn(housekeeping::prune(gateway.clone()));
+    tokio::spawn(housekeeping::follow_keys(gateway.clone()));
+    tokio::spawn(housekeeping::watch_memory(gateway.clone()));
     let lookout = Lookout::start(gateway);
     gateway.warm_later();
     on_ready(&ready);
-
-    let how = signals.wait(gateway).await;
-    if how == Stop::HandOver {
-        hand_over(&sockets.inherit, &snapshot).await;
+    if let Some(old) = sockets.old {
+        let _ = tokio::task::spawn_blocking(move || old.serving()).await;
     }
-    gateway.start_draining();
-    let _ = stop.send(true);
-    pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    gateway.service.ready(&state::serving(snapshot.generation));
+    let watchdog = tokio::spawn(housekeeping::watchdog(gateway.clone()));
+
+    let how = signals.wait(gateway, &sockets.next).await;
+    // As long as one of these is open, connections would queue up that nobody accepts.
+    drop(sockets.next);
     let grace = match how {
         Stop::Now => Duration::ZERO,
-        Stop::Drain | Stop::HandOver => gateway.live.peek().server.drain,
+        Stop::Drain | Stop::HandedOver => gateway.live.peek().server.drain,
     };
+    if how == Stop::HandedOver {
+        // Whatever still comes on open connections is served: the service as a whole goes on.
+        watchdog.abort();
+        let _ = admin_stop.send(true);
+        let _ = stop.send(true);
+        let _ = tokio::time::timeout(grace.min(LAST_REQUESTS), open.idle()).await;
+    } else {
+        gateway.service.stopping(&format!("draining, at most {} s", grace.as_secs()));
+        gateway.start_draining();
+        let _ = stop.send(true);
+    }
+    pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
     let drained_by = tokio::time::Instant::now() + grace;
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
     if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
@@ -179,47 +204,6 @@ async fn serve(
     let left = drained_by.saturating_duration_since(tokio::time::Instant::now());
     lookout.finish(left.clamp(LEAST_FOR_ALERTS, LAST_ALERTS)).await;
     Ok(())
-}
-
-/// Deletes ledger rows that are older than `state.retention`, once an hour.
-async fn prune(gateway: Arc<Gateway>) {
-    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
-    loop {
-        hourly.tick().await;
-        let kept = gateway.live.peek().state_retention;
-        let before = kept.and_then(|kept| {
-            chrono::Utc::now().checked_sub_signed(chrono::TimeDelta::from_std(kept).ok()?)
-        });
-        let Some(before) = before else { continue };
-        let ledger = gateway.ledger.clone();
-        match tokio::task::spawn_blocking(move || ledger.prune(before)).await {
-            Ok(Ok(rows)) => log::info!("{rows} ledger rows were older than state.retention"),
-            Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
-            Err(_) => return,
-        }
-    }
-}
-
-/// Takes over keys that another process has changed in the same state file: during an upgrade
-/// two processes serve.
-async fn follow_keys(gateway: Arc<Gateway>) {
-    let mut often = tokio::time::interval(Duration::from_secs(1));
-    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failed = false;
-    loop {
-        often.tick().await;
-        let gateway = gateway.clone();
-        let Ok(result) = tokio::task::spawn_blocking(move || gateway.keyring.refresh()).await
-        else {
-            return;
-        };
-        if let Err(error) = &result
-            && !failed
-        {
-            log::error!("changes of keys by another process can't be read: {error}");
-        }
-        failed = result.is_err();
-    }
 }
 
 fn data_plane(gateway: &Arc<Gateway>) -> HttpProxy<Edge> {
@@ -267,90 +251,11 @@ fn newest_acceptor(
     }))
 }
 
-/// The listening sockets, bound or inherited.
-struct Sockets {
-    data: Vec<Bound>,
-    admin: Bound,
-    inherit: Fds,
-}
-
-struct Bound {
-    socket: TcpListener,
-    local: SocketAddr,
-}
-
-impl Sockets {
-    fn open(snapshot: &Snapshot, upgrade: bool) -> Result<Self, StartError> {
-        let mut inherited = Fds::new();
-        if upgrade {
-            let path = upgrade_socket(snapshot);
-            inherited
-                .get_from_sock(path.as_str())
-                .map_err(|error| StartError::Upgrade(error.to_string()))?;
-        }
-        let mut inherit = Fds::new();
-        let mut open = |address: SocketAddr| {
-            let bound = bind(address, inherited.get(&address.to_string()).copied())
-                .map_err(|error| StartError::Listen(address, error))?;
-            inherit.add(address.to_string(), bound.socket.as_raw_fd());
-            Ok(bound)
-        };
-        let data = snapshot.listeners.iter().map(|l| open(l.address)).collect::<Result<_, _>>()?;
-        let admin = open(snapshot.admin.address)?;
-        Ok(Sockets { data, admin, inherit })
-    }
-}
-
-fn bind(address: SocketAddr, inherited: Option<i32>) -> std::io::Result<Bound> {
-    let socket = match inherited {
-        // SAFETY: the descriptor was just received from the running process, is a listening
-        // socket, and nothing else owns it.
-        #[allow(unsafe_code)]
-        Some(fd) => unsafe { std::net::TcpListener::from_raw_fd(fd) },
-        None => {
-            let socket = match address {
-                SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-                SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-            };
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            socket.listen(4096)?.into_std()?
-        }
-    };
-    socket.set_nonblocking(true)?;
-    let socket = TcpListener::from_std(socket)?;
-    let local = socket.local_addr()?;
-    Ok(Bound { socket, local })
-}
-
-/// Where the old and the new process meet: beside the state file, which only the service's user
-/// may write.
-fn upgrade_socket(snapshot: &Snapshot) -> String {
-    snapshot.state_path.with_extension("upgrade.sock").to_string_lossy().into_owned()
-}
-
-async fn hand_over(sockets: &Fds, snapshot: &Snapshot) {
-    let path = upgrade_socket(snapshot);
-    let mut copy = Fds::new();
-    let (binds, fds) = sockets.serialize();
-    copy.deserialize(binds, fds);
-    let sent = tokio::task::spawn_blocking(move || copy.send_to_sock(path.as_str())).await;
-    match sent {
-        Ok(Ok(_)) => {
-            log::info!("listening sockets handed over");
-            // Until the new process accepts: nobody finds the door shut.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        Ok(Err(error)) => log::error!("no new process took the sockets: {error}"),
-        Err(error) => log::error!("handing the sockets over failed: {error}"),
-    }
-}
-
 /// How the process was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     Drain,
-    HandOver,
+    HandedOver,
     Now,
 }
 
@@ -359,6 +264,7 @@ struct Signals {
     terminate: Signal,
     quit: Signal,
     interrupt: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -368,20 +274,36 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             quit: signal(SignalKind::quit())?,
             interrupt: signal(SignalKind::interrupt())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Reloads on SIGHUP; returns on a signal that ends the process.
-    async fn wait(&mut self, gateway: &Arc<Gateway>) -> Stop {
+    /// Reloads on SIGHUP; returns when the process is to end.
+    async fn wait(
+        &mut self,
+        gateway: &Arc<Gateway>,
+        sockets: &Arc<Vec<(String, OwnedFd)>>,
+    ) -> Stop {
         loop {
-            tokio::select! {
+            let taker = tokio::select! {
                 _ = self.hangup.recv() => {
                     let gateway = gateway.clone();
                     let _ = tokio::task::spawn_blocking(move || gateway.reload()).await;
+                    continue;
                 }
                 _ = self.terminate.recv() => return Stop::Drain,
-                _ = self.quit.recv() => return Stop::HandOver,
                 _ = self.interrupt.recv() => return Stop::Now,
+                _ = self.quit.recv() => Taker::Waiting,
+                _ = self.user2.recv() => Taker::Started,
+            };
+            // Nobody who wants the process to end has to wait for a taker that may never come.
+            let over = tokio::select! {
+                over = upgrade::hand_over(gateway, sockets, taker) => over,
+                _ = self.terminate.recv() => return Stop::Drain,
+                _ = self.interrupt.recv() => return Stop::Now,
+            };
+            if over {
+                return Stop::HandedOver;
             }
         }
     }

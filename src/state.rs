@@ -7,12 +7,14 @@ use crate::config::{self, snapshot::OnFailure};
 use crate::keyring::Keyring;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
 use crate::roster::Roster;
 use crate::scope::ScopeKind;
+use crate::systemd::Notifier;
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
@@ -56,11 +58,16 @@ pub struct Gateway {
     pub alerts: Alerts,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
+    /// How much memory the process uses, and whether that is too much for new work.
+    pub memory: Memory,
+    /// Who started the process, and wants to know how it is.
+    pub service: Notifier,
     /// Requests being worked on.
     pub running: Arc<Running>,
     /// When the process started.
     pub started: Instant,
     draining: AtomicBool,
+    reloading: Mutex<()>,
 }
 
 impl Gateway {
@@ -73,6 +80,7 @@ impl Gateway {
         metrics: Metrics,
         access_log: AccessLog,
         ledger: Arc<Ledger>,
+        service: Notifier,
     ) -> Result<Self, LedgerError> {
         let zone = live.peek().timezone;
         let gateway = Gateway {
@@ -90,9 +98,12 @@ impl Gateway {
             token_rates: Mutex::default(),
             fallbacks: FallbackRate::default(),
             bodies: Arc::default(),
+            memory: Memory::default(),
+            service,
             running: Arc::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            reloading: Mutex::default(),
         };
         gateway.publish_config();
         Ok(gateway)
@@ -124,6 +135,22 @@ impl Gateway {
     /// # Errors
     /// The problems, when the old configuration was kept.
     pub fn reload(&self) -> Result<u64, Vec<String>> {
+        // One after the other: systemd takes the next READY for the answer to its own signal.
+        let _turn = self.reloading.lock();
+        self.service.reloading();
+        let result = self.try_reload();
+        let generation = self.live.peek().generation;
+        self.service.ready(&match &result {
+            Ok(_) => serving(generation),
+            Err(problems) => {
+                let first = problems.first().map_or("", String::as_str);
+                format!("reload refused, configuration generation {generation} stays: {first}")
+            }
+        });
+        result
+    }
+
+    fn try_reload(&self) -> Result<u64, Vec<String>> {
         match self.live.reload() {
             Ok(snapshot) => {
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
@@ -186,6 +213,8 @@ impl Gateway {
     fn publish_config(&self) {
         let snapshot = self.live.peek();
         self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        self.metrics.config_info.reset();
+        self.metrics.config_info.with_label_values(&[&snapshot.hash]).set(1);
         self.metrics.credential.reset();
         for setting in config::not_acted_on(&snapshot) {
             log::warn!("{setting}");
@@ -198,12 +227,19 @@ impl Gateway {
         self.health.keep(|name| named.contains(name));
         self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
+            // At 0 from the start, for the same reason as the metrics' own.
+            self.metrics.auth_failures.with_label_values(&[&provider.name]);
             if let Some(key) = &provider.api_key {
                 let labels = [provider.name.as_str(), &key.fingerprint()];
                 self.metrics.credential.with_label_values(&labels).set(1.0);
             }
         }
     }
+}
+
+/// The line for the service manager, when all is well.
+pub fn serving(generation: u64) -> String {
+    format!("serving, configuration generation {generation}")
 }
 
 /// Requests and fallbacks of the last five minutes, by second.

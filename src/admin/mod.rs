@@ -81,18 +81,25 @@ impl AdminApi {
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
-        let buffered = i64::try_from(self.gateway.bodies.used()).unwrap_or(i64::MAX);
-        self.gateway.metrics.buffered_bytes.set(buffered);
+        self.publish_memory();
         self.publish_breakers();
         self.publish_budgets();
         let (metrics, ledger) = (&self.gateway.metrics, &self.gateway.ledger);
-        metrics.ledger_rows.set(i64::try_from(ledger.rows()).unwrap_or(i64::MAX));
+        metrics.ledger_rows.set(gauge(ledger.rows()));
         metrics.ledger_lag.set(ledger.lag().as_secs_f64());
         metrics.ledger_healthy.set(i64::from(ledger.healthy()));
         let second = self.gateway.started.elapsed().as_secs();
         self.gateway.metrics.fallback_rate.set(self.gateway.fallbacks.share(second));
         let body = self.gateway.metrics.render();
         build(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    }
+
+    fn publish_memory(&self) {
+        let Gateway { metrics, memory, bodies, live, .. } = &*self.gateway;
+        metrics.buffered_bytes.set(gauge(bodies.used()));
+        metrics.buffered_limit.set(gauge(live.peek().server.max_buffered_bytes));
+        metrics.memory.set(gauge(memory.resident()));
+        metrics.memory_limit.set(gauge(memory.watermark()));
     }
 
     fn publish_budgets(&self) {
@@ -258,6 +265,11 @@ async fn json_body(
         let message = format!("not a JSON object: see line {line}, column {column}");
         refusal(400, "invalid_json", &message)
     })
+}
+
+/// A number as Prometheus's gauges take it.
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn other_method() -> Response<Vec<u8>> {

@@ -3,9 +3,10 @@
 
 use super::problem::{Place, Report};
 use super::read::{
-    At, Factor, Fields, Named, Positive, Rate, Read, Share, Size, parsed, word, wrong,
+    At, Factor, Fields, Named, Positive, Rate, Read, SIZES, Share, Size, parsed, with_unit, word,
+    wrong,
 };
-use super::snapshot::{Http2, OnDisconnect, OnFailure};
+use super::snapshot::{Http2, MaxMemory, OnDisconnect, OnFailure};
 use super::yaml::{Kind, Node};
 use crate::keys::LowBudget;
 use crate::scope::Per;
@@ -78,6 +79,7 @@ section! { Server {
     threads: At<Threads>,
     max_body_bytes: At<Size>,
     max_buffered_bytes: At<Size>,
+    max_memory: At<MaxMemory>,
     drain: Duration,
     header_timeout: At<Duration>,
     idle_timeout: At<Duration>,
@@ -220,6 +222,19 @@ impl Read for Threads {
             Ok(n @ 1..=1024) => Ok(Threads::Exactly(n)),
             _ => Err(""),
         })
+    }
+}
+
+impl Read for MaxMemory {
+    fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
+        let words = [("auto", MaxMemory::Auto), ("none", MaxMemory::Unlimited)];
+        if let Kind::Scalar(text) = &node.kind
+            && let Some((_, meant)) = words.iter().find(|(word, _)| *word == text.as_str())
+        {
+            return Some(*meant);
+        }
+        let size = ("`auto`, `none` or a size", "`auto`, or one like 2GiB");
+        parsed(node, path, size, report, |text| with_unit(text, SIZES)).map(MaxMemory::Bytes)
     }
 }
 

@@ -250,7 +250,7 @@ impl Read for u32 {
 }
 
 /// A number with a unit behind it: `(unit, factor)`, the units' longest first.
-fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, &'static str> {
+pub(crate) fn with_unit(text: &str, units: &[(&str, u64)]) -> Result<u64, &'static str> {
     let found = units.iter().find_map(|(unit, factor)| {
         let number = text.strip_suffix(unit)?.trim_end();
         (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
@@ -284,7 +284,8 @@ impl Read for Duration {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size(pub u64);
 
-const SIZES: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+pub(crate) const SIZES: &[(&str, u64)] =
+    &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
 
 impl Read for Size {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {

@@ -230,10 +230,24 @@ fn server(file: &File, report: &mut Report) -> Server {
         threads,
         max_body_bytes: body,
         max_buffered_bytes: buffered,
+        max_memory: max_memory(&written, report),
         drain: written.drain.unwrap_or(Duration::from_secs(30)),
         header_timeout: timeout(written.header_timeout.as_ref(), 30, report),
         idle_timeout: timeout(written.idle_timeout.as_ref(), 60, report),
     }
+}
+
+/// Less than an idle process needs would be the end of all service: surely not meant.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+fn max_memory(written: &file::Server, report: &mut Report) -> MaxMemory {
+    let Some(raw) = &written.max_memory else { return MaxMemory::Auto };
+    if matches!(raw.value, MaxMemory::Bytes(bytes) if bytes < LEAST_MEMORY) {
+        let message =
+            "max_memory is less than an idle process may use: everything would be refused";
+        report.warning(&raw.place, message, "Write at least 64MiB, or `auto`");
+    }
+    raw.value
 }
 
 fn attempts(file: &File, report: &mut Report) -> Attempts {

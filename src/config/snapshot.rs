@@ -97,6 +97,17 @@ pub struct Admin {
     pub token: Option<Secret>,
 }
 
+/// When the process has enough memory in use to take no new work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxMemory {
+    /// At a share of the control group's limit; never where it has none (default).
+    Auto,
+    /// Never.
+    Unlimited,
+    /// At so many resident bytes.
+    Bytes(u64),
+}
+
 /// Limits of the process itself.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -106,6 +117,8 @@ pub struct Server {
     pub max_body_bytes: u64,
     /// All request bodies in flight together, in bytes.
     pub max_buffered_bytes: u64,
+    /// Past it new work is refused.
+    pub max_memory: MaxMemory,
     /// Grace for running requests on SIGTERM.
     pub drain: Duration,
     /// How long a client may take to send a request header (default 30 s).

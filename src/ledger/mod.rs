@@ -149,6 +149,12 @@ impl Ledger {
             && self.shared.queued.load(Ordering::Acquire) < QUEUE
     }
 
+    /// Whether the thread that writes is there. Without it rows are kept in the journal only, and
+    /// nothing but a new process brings it back.
+    pub fn alive(&self) -> bool {
+        self.writer.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Where the database is.
     pub fn path(&self) -> &Path {
         &self.shared.path

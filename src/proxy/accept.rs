@@ -63,6 +63,9 @@ impl Edge {
         if self.gateway.is_draining() {
             return Err(draining());
         }
+        if self.gateway.memory.is_over() {
+            return Err(out_of_memory());
+        }
         let headers = &session.req_header().headers;
         let keys = Keys { snapshot: &exchange.snapshot, keyring: &self.gateway.keyring };
         let caller = authenticate::authenticate(headers, keys, chrono::Utc::now())
@@ -262,6 +265,11 @@ fn draining() -> Reject {
     Reject::new(Reason::Draining, "this gateway is shutting down. Try again: another takes over.")
         .retry_after(Duration::from_secs(1))
         .header("connection", "close")
+}
+
+fn out_of_memory() -> Reject {
+    let message = "the gateway has as much memory in use as it may (server.max_memory). Requests that run go on. Try again shortly.";
+    Reject::new(Reason::Overloaded, message).retry_after(Duration::from_secs(2))
 }
 
 fn no_such_path(route: &Route) -> Reject {

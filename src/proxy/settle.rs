@@ -28,12 +28,14 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     };
     call.control.set_deadline(None);
     faults::point("settle");
-    let failure =
-        attempt.relay.as_ref().and_then(|relay| match relay.report.as_ref().map(|r| &r.end) {
-            Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
-            Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
-            Some(End::Complete) | None => None,
-        });
+    // An error that is relayed is the client's own: its body reads like a failure inside an answer,
+    // but says nothing against the target, which others may still want.
+    let answer = attempt.relay.as_ref().filter(|relay| relay.status < 300);
+    let failure = answer.and_then(|relay| match relay.report.as_ref().map(|report| &report.end) {
+        Some(End::Truncated) => Some(Failure::Interrupted("the stream ended too soon".into())),
+        Some(End::Failed { message, .. }) => Some(Failure::Interrupted(message.clone())),
+        Some(End::Complete) | None => None,
+    });
     let record = book(gateway, exchange, &attempt, failure);
     correct_attempt(&mut attempt, &record);
     enter_books(gateway, exchange, &mut attempt, &record);

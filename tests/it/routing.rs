@@ -69,8 +69,14 @@ async fn the_clients_own_errors_are_relayed_after_one_call() {
         let (got, _, body) = ask(&server, "first").await;
         assert_eq!(got, status);
         assert!(body["error"]["message"].is_string(), "the provider's own body: {body}");
-        assert_eq!(provider.requests().len(), 1, "status {status}");
+        assert_eq!(models_asked(&provider), ["sim-first"], "status {status}");
     }
+    // Five bad requests are nothing against the target: neither its breaker nor its record.
+    provider.reset_scripts();
+    let (status, headers, _) = ask(&server, "first").await;
+    assert_eq!((status, &headers["x-tollbar-model"]), (200, &"first".parse().unwrap()));
+    let relayed = "tollbar_attempts_total{model=\"sim-first\",outcome=\"relayed_error\"";
+    assert_eq!(server.metric(relayed).await, 5.0);
 }
 
 #[tokio::test]

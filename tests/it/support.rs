@@ -1,6 +1,7 @@
 //! What the tests share: the real binary as a child process, and clients for it.
 #![allow(dead_code)]
 
+pub use crate::raw::Raw;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -140,7 +144,21 @@ impl Server {
         Self::start_as(scratch, command)
     }
 
-    fn start_as(scratch: Scratch, mut command: Command) -> Self {
+    /// Starts a process that waits for this one's sockets. See [`Self::wait_ready`].
+    pub fn successor(&self) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "--upgrade", "-c"]).arg(self.config_file());
+        // The directory is this one's to remove.
+        Self::spawn_as(Scratch(PathBuf::new()), command)
+    }
+
+    fn start_as(scratch: Scratch, command: Command) -> Self {
+        let mut server = Self::spawn_as(scratch, command);
+        server.wait_ready();
+        server
+    }
+
+    fn spawn_as(scratch: Scratch, mut command: Command) -> Self {
         let mut child = command
             // Webhooks may go through a proxy; those of the tests are on this host.
             .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
@@ -151,19 +169,18 @@ impl Server {
             .unwrap();
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        let mut server = Server {
+        Server {
             child,
             scratch,
             data: Vec::new(),
             admin: SocketAddr::from(([0, 0, 0, 0], 0)),
             stdout,
             stderr,
-        };
-        server.wait_ready();
-        server
+        }
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it serves.
+    pub fn wait_ready(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let lines = self.stderr();
@@ -251,12 +268,12 @@ impl Server {
         self.stdout().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The value of a metric line that starts like this, or 0.
+    /// The values of all metric lines that start like this, together; 0 where there is none.
     pub async fn metric(&self, start: &str) -> f64 {
         let text =
             client().get(self.admin_url("/metrics")).send().await.unwrap().text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(start));
-        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 }
 
@@ -358,74 +375,6 @@ pub async fn rows(server: &Server, request_id: &str) -> Vec<serde_json::Value> {
 /// The ledger's newest row of a request.
 pub async fn row(server: &Server, request_id: &str) -> serde_json::Value {
     rows(server, request_id).await.swap_remove(0)
-}
-
-/// A plain connection on which bytes are written as they are.
-pub struct Raw {
-    pub stream: tokio::net::TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Raw {
-    pub async fn connect(to: SocketAddr) -> Self {
-        Self::over(tokio::net::TcpStream::connect(to).await.unwrap())
-    }
-
-    pub fn over(stream: tokio::net::TcpStream) -> Self {
-        Raw { stream, buffer: Vec::new() }
-    }
-
-    /// Writes; a peer that has closed already is no error here.
-    pub async fn send(&mut self, bytes: &[u8]) -> bool {
-        use tokio::io::AsyncWriteExt;
-        self.stream.write_all(bytes).await.is_ok()
-    }
-
-    /// More bytes, `false` at the end.
-    async fn more(&mut self) -> bool {
-        use tokio::io::AsyncReadExt;
-        let read = self.stream.read_buf(&mut self.buffer);
-        match tokio::time::timeout(Duration::from_secs(20), read).await {
-            Ok(read) => read.is_ok_and(|n| n > 0),
-            Err(_) => panic!("the server neither answers nor closes"),
-        }
-    }
-
-    /// The next answer with a content-length: status, head, body. `None` when the server closed.
-    pub async fn answer(&mut self) -> Option<(u16, String, Vec<u8>)> {
-        let (head, body) = self.request().await?;
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Some((status, head, body))
-    }
-
-    /// The next request, or answer, with a content-length: head, in small letters, and body.
-    pub async fn request(&mut self) -> Option<(String, Vec<u8>)> {
-        let end = loop {
-            if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if !self.more().await {
-                return None;
-            }
-        };
-        let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
-        let length = head.split("content-length:").nth(1).and_then(|rest| rest.lines().next());
-        let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
-        while self.buffer.len() < end + length {
-            if !self.more().await {
-                return None;
-            }
-        }
-        let body = self.buffer[end..end + length].to_vec();
-        self.buffer.drain(..end + length);
-        Some((head, body))
-    }
-
-    /// Everything until the server closes.
-    pub async fn rest(&mut self) -> Vec<u8> {
-        while self.more().await {}
-        std::mem::take(&mut self.buffer)
-    }
 }
 
 /// Waits until `done`, up to `within`; panics past it.

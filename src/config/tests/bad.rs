@@ -25,6 +25,7 @@ const CASES: &[Case] = &[
     (LISTENERS, r#"listeners: [ { address: "127.0.0.1:1", tls: { cert: c.pem } } ]"#, 1, "listeners[0].tls.cert", "cannot read /etc/tollbar/c.pem"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nserver: { max_body_bytes: 64MB }", 2, "server.max_body_bytes", "expected a size, found `64MB`. Write one like 64KiB or 64MiB"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nserver: { max_buffered_bytes: 1MiB }", 2, "server.max_buffered_bytes", "less than max_body_bytes"),
+    (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nserver: { max_memory: 80% }", 2, "server.max_memory", "expected `auto`, `none` or a size, found `80%`"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nserver: { drain: 30 }", 2, "server.drain", "(the unit is missing)"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\nserver: { threads: 0 }", 2, "server.threads", "`auto` or a number"),
     (LISTENERS, "listeners: [ { address: '127.0.0.1:1' } ]\ntimezone: Europe/Berln", 2, "timezone", "Did you mean `Europe/Berlin`?"),

@@ -2,6 +2,7 @@
 
 use super::super::{candidates, find, plan};
 use super::*;
+use crate::config::snapshot;
 use crate::scope::{Budget, Per};
 use crate::units::{NanoUsd, Tier};
 use std::path::PathBuf;
@@ -26,6 +27,25 @@ fn the_base_is_what_it_says() {
     let key = snapshot.keys.iter().next().unwrap();
     let day = Budget { cap: NanoUsd(1_000_000_000), per: Per::Day };
     assert_eq!(key.scope.budgets, [day]);
+}
+
+#[test]
+fn memory_is_a_size_or_a_word() {
+    use snapshot::MaxMemory::{self, Auto, Bytes, Unlimited};
+    let load = |server: &str| good(&format!("server: {{ {server} }}\n{BASE}"));
+    let cases: [(&str, MaxMemory); 4] = [
+        ("", Auto),
+        ("max_memory: auto", Auto),
+        ("max_memory: none", Unlimited),
+        ("max_memory: 2GiB", Bytes(2 << 30)),
+    ];
+    for (text, meant) in cases {
+        let loaded = load(text);
+        assert_eq!((loaded.snapshot.server.max_memory, loaded.warnings), (meant, vec![]), "{text}");
+    }
+    let tiny = load("max_memory: 1MiB");
+    assert_eq!(tiny.snapshot.server.max_memory, Bytes(1 << 20));
+    assert_eq!(tiny.warnings[0].path, "server.max_memory");
 }
 
 /// A float on the way would turn 0.1 + 0.2 into something else.

@@ -11,6 +11,8 @@ fn provider_key(api_key: &str, env: &Fake) -> Result<Loaded, Invalid> {
 fn every_form_of_a_secret() {
     let env = Fake::default()
         .var("K", "sk-variable")
+        .var("CREDENTIALS_DIRECTORY", "/run/credentials/tollbar.service")
+        .file("/run/credentials/tollbar.service/openai", "sk-systemd\n")
         .var("EMPTY", "")
         .file("/run/key", "sk-file\r\n")
         .file("/etc/tollbar/near.key", "sk-near")
@@ -26,6 +28,7 @@ fn every_form_of_a_secret() {
         ("file:/run/key", "sk-file"),
         ("file:near.key", "sk-near"),
         ("file:/run/${NOT:-key}", "sk-file"),
+        ("file:${CREDENTIALS_DIRECTORY}/openai", "sk-systemd"),
         ("$${K}", "${K}"),
     ];
     for (form, plain) in found {

@@ -1,0 +1,253 @@
+//! Listening sockets go from one process to the next, and the old one hears when the new one
+//! serves.
+//!
+//! The new process binds a socket beside the state file and waits. The old one connects, sends the
+//! names and descriptors of its listeners (`SCM_RIGHTS`, unix(7)) and waits for `serving`. Until
+//! then it serves on; if the word never comes, it goes on serving. From then on both processes
+//! have had the same listening sockets, whose queues the kernel keeps, so that no connection is
+//! refused in between. Only processes of the same user, or root, talk to each other.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
+};
+use std::collections::HashMap;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the new process waits for the sockets: time for a person to send the signal.
+pub const FOR_SOCKETS: Duration = Duration::from_secs(60);
+
+/// How long the old process looks for a new one.
+pub const FOR_A_TAKER: Duration = Duration::from_secs(10);
+
+/// How long the new process may take from having the sockets to serving.
+const FOR_SERVING: Duration = Duration::from_secs(60);
+
+/// How long the new process waits for the old one to have told systemd of it.
+const FOR_FAREWELL: Duration = Duration::from_secs(5);
+
+/// How often either looks for the other.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Descriptors in one message; the kernel's bound is 253.
+const MOST: usize = 250;
+
+/// The names of that many listeners.
+const NAMES: usize = 16 * 1024;
+
+const SERVING: &[u8] = b"serving\n";
+
+/// What a new process has got from the old one.
+pub struct Inheritance {
+    sockets: HashMap<String, OwnedFd>,
+    from: UnixStream,
+}
+
+impl Inheritance {
+    /// Waits for the sockets of a running process.
+    ///
+    /// # Errors
+    /// None came within `patience`, or not from a process of this user.
+    pub fn wait(path: &Path, patience: Duration) -> io::Result<Self> {
+        // A socket file that nobody listens on is left behind by a process that was killed.
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let received = accept(&listener, patience);
+        let _ = std::fs::remove_file(path);
+        received
+    }
+
+    /// The socket of this name, once.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.sockets.remove(name)
+    }
+
+    /// Tells the old process that this one serves, and waits until it has told systemd. Sockets
+    /// that were not taken are closed: connections to them would never be answered.
+    pub fn serving(mut self) {
+        for name in self.sockets.keys() {
+            log::warn!("the old process listened on {name}, the configuration doesn't any more");
+        }
+        self.sockets.clear();
+        let told = self.from.write_all(SERVING).and_then(|()| {
+            self.from.set_read_timeout(Some(FOR_FAREWELL))?;
+            self.from.read(&mut [0]).map(|_| ())
+        });
+        if let Err(error) = told {
+            log::warn!("the old process doesn't answer: {error}");
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, patience: Duration) -> io::Result<Inheritance> {
+    listener.set_nonblocking(true)?;
+    let until = Instant::now() + patience;
+    let from = loop {
+        match listener.accept() {
+            Ok((from, _)) => break from,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() >= until => {
+                let what = format!("none came within {} s", patience.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            Err(_) => std::thread::sleep(LOOK),
+        }
+    };
+    from.set_nonblocking(false)?;
+    from.set_read_timeout(Some(FOR_FAREWELL))?;
+    same_user(&from)?;
+    let sockets = receive(&from)?;
+    Ok(Inheritance { sockets, from })
+}
+
+fn receive(from: &UnixStream) -> io::Result<HashMap<String, OwnedFd>> {
+    let mut names = vec![0; NAMES];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut names)];
+    let got = recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            sockets.extend(fds);
+        }
+    }
+    let text = std::str::from_utf8(names.get(..got.bytes).unwrap_or_default()).unwrap_or_default();
+    let names: Vec<String> = text.lines().map(str::to_owned).collect();
+    if names.len() != sockets.len() {
+        let what = format!("{} names for {} sockets", names.len(), sockets.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(names.into_iter().zip(sockets).collect())
+}
+
+/// The process that has taken over. While it is kept, that process waits.
+pub struct Heir {
+    /// Its id.
+    pub pid: u32,
+    _waits: UnixStream,
+}
+
+/// Gives the sockets to a process that waits for them; returns when it serves. It is looked for
+/// until `patience` is over or `hope` is lost. Blocks.
+///
+/// # Errors
+/// Nobody took them, or whoever did never served.
+pub fn give(
+    path: &Path,
+    sockets: &[(String, OwnedFd)],
+    patience: Duration,
+    mut hope: impl FnMut() -> io::Result<()>,
+) -> io::Result<Heir> {
+    let until = Instant::now() + patience;
+    let mut to = loop {
+        match UnixStream::connect(path) {
+            Ok(to) => break to,
+            Err(error) if Instant::now() >= until => {
+                let what = format!("no process waits at {}: {error}", path.display());
+                return Err(io::Error::new(error.kind(), what));
+            }
+            Err(_) => {
+                hope()?;
+                std::thread::sleep(LOOK);
+            }
+        }
+    };
+    let pid = same_user(&to)?;
+    send(&to, sockets)?;
+    to.set_read_timeout(Some(FOR_SERVING))?;
+    let mut word = [0; SERVING.len()];
+    to.read_exact(&mut word).map_err(|error| {
+        io::Error::new(error.kind(), format!("process {pid} took the sockets but doesn't serve"))
+    })?;
+    Ok(Heir { pid, _waits: to })
+}
+
+fn send(to: &UnixStream, sockets: &[(String, OwnedFd)]) -> io::Result<()> {
+    let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join("\n");
+    if sockets.len() > MOST || names.len() > NAMES {
+        let what = format!("{} listeners are more than one message carries", sockets.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, fd)| fd.as_fd()).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = sendmsg(to, &[IoSlice::new(names.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    if sent < names.len() {
+        return Err(io::Error::new(io::ErrorKind::WriteZero, "the message was cut short"));
+    }
+    Ok(())
+}
+
+/// The other side's process id, if it is of this user or root.
+fn same_user(stream: &UnixStream) -> io::Result<u32> {
+    let peer = sockopt::socket_peercred(stream)?;
+    if peer.uid != rustix::process::getuid() && !peer.uid.is_root() {
+        let what = format!("the other process is of user {}", peer.uid.as_raw());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn path(name: &str) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("tollbar-{name}-{}.sock", std::process::id()))
+    }
+
+    #[test]
+    fn a_listener_goes_over_with_its_queue() {
+        let path = path("hand");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = vec![
+            ("a".to_owned(), OwnedFd::from(listener)),
+            ("b".to_owned(), OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap())),
+        ];
+        let giving = {
+            let path = path.clone();
+            std::thread::spawn(move || give(&path, &sockets, Duration::from_secs(10), || Ok(())))
+        };
+        let mut got = Inheritance::wait(&path, Duration::from_secs(10)).unwrap();
+        // A connection that nobody has accepted yet.
+        let _waiting = TcpStream::connect(address).unwrap();
+        let listener = TcpListener::from(got.take("a").unwrap());
+        assert!(got.take("a").is_none() && got.take("c").is_none());
+        let serving = std::thread::spawn(move || got.serving());
+        let heir = giving.join().unwrap().unwrap();
+        assert_eq!(heir.pid, std::process::id());
+        assert!(!serving.is_finished(), "it waits for the farewell");
+        drop(heir);
+        serving.join().unwrap();
+        listener.accept().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_process_that_dies_with_the_sockets_is_no_heir() {
+        let path = path("dies");
+        let sockets =
+            vec![("a".to_owned(), OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()))];
+        let dying = {
+            let path = path.clone();
+            std::thread::spawn(move || drop(Inheritance::wait(&path, Duration::from_secs(10))))
+        };
+        let error = give(&path, &sockets, Duration::from_secs(10), || Ok(())).err().unwrap();
+        assert!(error.to_string().contains("doesn't serve"), "{error}");
+        dying.join().unwrap();
+        let error = give(&path, &sockets, Duration::ZERO, || Ok(())).err().unwrap();
+        assert!(error.to_string().contains("no process waits"), "{error}");
+    }
+}

@@ -1,0 +1,148 @@
+//! What is done beside the requests as long as the process lives.
+
+use crate::memory;
+use crate::state::Gateway;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// How often memory is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often it is asked again what the watermark is: a control group's limit can be changed.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Over the watermark for so long without any work: nothing that runs can be the reason.
+const IDLE_AND_OVER: Duration = Duration::from_secs(5);
+
+/// Deletes ledger rows that are older than `state.retention`, once an hour.
+pub async fn prune(gateway: Arc<Gateway>) {
+    let mut hourly = interval(Duration::from_secs(3600));
+    loop {
+        hourly.tick().await;
+        let kept = gateway.live.peek().state_retention;
+        let before = kept.and_then(|kept| {
+            chrono::Utc::now().checked_sub_signed(chrono::TimeDelta::from_std(kept).ok()?)
+        });
+        let Some(before) = before else { continue };
+        let ledger = gateway.ledger.clone();
+        match tokio::task::spawn_blocking(move || ledger.prune(before)).await {
+            Ok(Ok(rows)) => log::info!("{rows} ledger rows were older than state.retention"),
+            Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Takes over keys that another process has changed in the same state file: during an upgrade
+/// two processes serve.
+pub async fn follow_keys(gateway: Arc<Gateway>) {
+    let mut often = interval(Duration::from_secs(1));
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        often.tick().await;
+        let gateway = gateway.clone();
+        let Ok(result) = tokio::task::spawn_blocking(move || gateway.keyring.refresh()).await
+        else {
+            return;
+        };
+        if let Err(error) = &result
+            && !failed
+        {
+            log::error!("changes of keys by another process can't be read: {error}");
+        }
+        failed = result.is_err();
+    }
+}
+
+/// Gives a sign of life, at half of the time in which systemd wants one; returns at once where it
+/// wants none.
+///
+/// What it proves: the runtime that serves requests still runs tasks, and the ledger's thread is
+/// there. A state file that can't be written is no reason to be restarted: that is what
+/// `state.on_failure` is for, and a new process would meet the same disk.
+pub async fn watchdog(gateway: Arc<Gateway>) {
+    let Some(patience) = gateway.service.watchdog() else { return };
+    let mut often = interval(patience / 2);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = false;
+    loop {
+        often.tick().await;
+        // A task of its own goes through the queue that requests go through.
+        if tokio::spawn(std::future::ready(())).await.is_err() {
+            return;
+        }
+        if gateway.ledger.alive() {
+            gateway.service.alive();
+        } else if !std::mem::replace(&mut told, true) {
+            log::error!("the ledger's thread is gone: no sign of life for systemd any more");
+        }
+    }
+}
+
+/// Keeps an eye on memory: past `server.max_memory` new work is refused until there is less.
+pub async fn watch_memory(gateway: Arc<Gateway>) {
+    let mut often = interval(LOOK);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut generation, mut asked, mut watermark) = (0, Instant::now(), None);
+    let mut over = Over::default();
+    loop {
+        often.tick().await;
+        let snapshot = gateway.live.snapshot();
+        if generation != snapshot.generation || asked.elapsed() >= LIMIT {
+            (generation, asked) = (snapshot.generation, Instant::now());
+            watermark = memory::watermark(snapshot.server.max_memory);
+        }
+        let Ok(resident) = memory::resident() else { return };
+        let crossed = gateway.memory.observe(resident, watermark);
+        tell(&gateway, crossed);
+        if gateway.memory.is_over() {
+            // Every thread has freed memory of its own: ask each, as far as tasks get around.
+            for _ in 0..snapshot.server.threads {
+                tokio::spawn(async { memory::give_back() });
+            }
+            over.look(&gateway);
+        } else {
+            over = Over::default();
+        }
+    }
+}
+
+fn tell(gateway: &Gateway, crossed: Option<bool>) {
+    let Some(over) = crossed else { return };
+    let (resident, mark) = (gateway.memory.resident() >> 20, gateway.memory.watermark() >> 20);
+    if over {
+        let running = gateway.running.count();
+        log::warn!(
+            "memory: {resident} MiB of {mark} MiB (server.max_memory): new requests are refused, {running} go on"
+        );
+        gateway.service.status("refusing new requests: over server.max_memory");
+    } else {
+        log::info!("memory: {resident} MiB of {mark} MiB: new requests are taken again");
+        gateway.service.status(&crate::state::serving(gateway.live.peek().generation));
+    }
+}
+
+/// For how long the process has been over its watermark with nothing to do.
+#[derive(Default)]
+struct Over {
+    idle_since: Option<Instant>,
+    told: bool,
+}
+
+impl Over {
+    fn look(&mut self, gateway: &Gateway) {
+        if gateway.running.count() > 0 {
+            self.idle_since = None;
+            return;
+        }
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= IDLE_AND_OVER && !std::mem::replace(&mut self.told, true) {
+            log::error!(
+                "memory: nothing runs and {} MiB are still in use: server.max_memory is less than this configuration needs. Raise it",
+                gateway.memory.resident() >> 20
+            );
+        }
+    }
+}

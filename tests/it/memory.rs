@@ -1,0 +1,142 @@
+//! Past `server.max_memory` new work is refused, what runs goes on, and there is a way back.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tollbar_loadtest::provider::{Gate, Provider, Script};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn with_memory(provider: &Provider, max: &str) -> String {
+    let head = head_with(&format!("threads: 2, max_memory: {max}"), "");
+    config_of(&head, provider, "", &model("gpt", "sim-gpt", ""))
+}
+
+async fn reload(server: &Server, text: &str) {
+    std::fs::write(server.config_file(), text).unwrap();
+    let request = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+}
+
+/// Waits until a small request is answered with this status; returns the answer.
+async fn until(server: &Server, status: u16) -> reqwest::Response {
+    let (http, until) = (client(), Instant::now() + SOON);
+    loop {
+        let body = chat("gpt").to_string();
+        let answer = post(&http, server.url("/v1/chat/completions"), body).await;
+        if answer.status() == status {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{:?}\n{}", answer, server.stderr().join("\n"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn over_the_watermark_only_what_runs_goes_on() {
+    let provider = provider();
+    let server = Server::start(&with_memory(&provider, "none"));
+    assert_eq!(server.metric("tollbar_memory_limit_bytes").await, 0.0);
+    let gate = Gate::new();
+    let script = Script { gate: Some(gate.clone()), chunks: Some(4), ..Script::default() };
+    provider.script("sim-gpt", vec![script]);
+    gate.release(1);
+    let stream = chat_stream("gpt").to_string();
+    let mut running = post(&client(), server.url("/v1/chat/completions"), stream).await;
+    let mut got = running.chunk().await.unwrap().unwrap().to_vec();
+
+    reload(&server, &with_memory(&provider, "1MiB")).await;
+    let refused = until(&server, 503).await;
+    assert_eq!(refused.headers()["retry-after"], "2");
+    let error: Value = refused.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "overloaded", "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("server.max_memory"));
+    // Also a body that is not small, and in the other dialect: the connection stays usable.
+    let text = "x".repeat(300_000);
+    let body = json!({"model": "gpt", "messages": [{"role": "user", "content": text}]});
+    let mut raw = Raw::connect(server.data[0]).await;
+    for _ in 0..2 {
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        raw.send(head.as_bytes()).await;
+        raw.send(body.as_bytes()).await;
+        let (status, _, answer) = raw.answer().await.unwrap();
+        assert_eq!(status, 503);
+        assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["type"], "error");
+    }
+    for url in [server.url("/healthz"), server.admin_url("/healthz"), server.admin_url("/readyz")] {
+        assert_eq!(client().get(&url).send().await.unwrap().status(), 200, "{url}");
+    }
+    assert_eq!(server.metric("tollbar_memory_limit_bytes").await, f64::from(1 << 20));
+    let resident = server.metric("tollbar_memory_bytes").await;
+    assert!(resident > f64::from(4 << 20), "{resident}");
+    let said = server.stderr();
+    assert!(said.iter().any(|l| l.contains("max_memory") && l.contains("1 go on")), "{said:?}");
+
+    gate.open();
+    while let Some(more) = running.chunk().await.unwrap() {
+        got.extend_from_slice(&more);
+    }
+    assert!(got.ends_with(b"data: [DONE]\n\n"));
+    // Nothing runs, and it is still too much: that has to be told, too.
+    let hint = "less than this configuration needs";
+    eventually(SOON, || server.stderr().iter().any(|line| line.contains(hint))).await;
+    assert_eq!(until(&server, 503).await.status(), 503);
+
+    reload(&server, &with_memory(&provider, "16GiB")).await;
+    until(&server, 200).await;
+    assert!(server.stderr().iter().any(|line| line.contains("taken again")));
+}
+
+/// The allocator keeps what was freed. It is asked for it, so that refusing has an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_recovers_by_itself_once_the_work_is_done() {
+    let provider = provider();
+    let server = Server::start(&with_memory(&provider, "none"));
+    until(&server, 200).await;
+    eventually(SOON, || !server.stdout().is_empty()).await;
+    let idle = server.metric("tollbar_memory_bytes").await;
+    let mib = |bytes: f64| bytes as u64 >> 20;
+    let mark = mib(idle) + 60;
+    reload(&server, &with_memory(&provider, &format!("{mark}MiB"))).await;
+    let gate = Gate::new();
+    provider.set_default("sim-gpt", Script { gate: Some(gate.clone()), ..Script::default() });
+    // Bodies that wait for their answers, until one is refused; none so large that the refusal
+    // comes with the end of its connection.
+    let text = "y".repeat(900_000);
+    let body = json!({"model": "gpt", "messages": [{"role": "user", "content": text}]});
+    let body = bytes::Bytes::from(body.to_string());
+    let mut running = Vec::new();
+    while running.len() < 300 {
+        let (url, body) = (server.url("/v1/chat/completions"), body.clone());
+        let before = provider.requests().len();
+        running.push(tokio::spawn(async move { post(&client(), url, body).await.status() }));
+        let new = running.last().unwrap();
+        eventually(SOON, || provider.requests().len() > before || new.is_finished()).await;
+        if new.is_finished() {
+            break;
+        }
+    }
+    assert_eq!(running.pop().unwrap().await.unwrap(), 503, "{} bodies fit", running.len());
+    let most = server.metric("tollbar_memory_bytes").await;
+    assert!(mib(most) > mib(idle) + 20 && running.len() > 5, "{most} with {}", running.len());
+    gate.open();
+    let began = Instant::now();
+    let held = running.len();
+    for request in running {
+        assert_eq!(request.await.unwrap(), 200);
+    }
+    until(&server, 200).await;
+    let after = server.metric("tollbar_memory_bytes").await;
+    println!(
+        "idle {} MiB, {held} bodies: {} MiB, {} MiB {:?} after",
+        mib(idle),
+        mib(most),
+        mib(after),
+        began.elapsed()
+    );
+    assert!(mib(after) < mark);
+}
