@@ -101,10 +101,6 @@ impl Compared {
         for (target, samples) in &self.0 {
             let mut all = super::tally::Tally::new();
             samples.iter().for_each(|sample| all.merge(&sample.tally));
-            if all.retried > 0 {
-                let what = "sent again: the kept connection was just being closed";
-                lines.push(format!("{}: {} × {what}", target.name(), all.retried));
-            }
             for (what, count) in &all.errors {
                 lines.push(format!("{}: {count} × {what}", target.name()));
             }
@@ -128,6 +124,7 @@ impl Compared {
                     ("added p99 µs", self.added(target, p99)),
                     ("CPU µs/req", self.median(target, Sample::cpu_per_request)),
                     ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                    ("others %", self.median(target, |s| Some(s.others()? * 100.0))),
                     ("peak RSS MiB", self.median(target, peak)),
                     ("errors", Some(self.errors(target))),
                 ],
@@ -153,6 +150,7 @@ impl Compared {
                 ("added gap p99 µs", self.added(target, gap_p99)),
                 ("CPU µs/chunk", self.median(target, Sample::cpu_per_event)),
                 ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                ("others %", self.median(target, |s| Some(s.others()? * 100.0))),
                 ("peak RSS MiB", self.median(target, peak)),
                 ("errors", Some(self.errors(target))),
             ],
