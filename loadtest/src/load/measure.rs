@@ -19,6 +19,8 @@ pub(crate) struct Sample {
     pub(crate) peak_rss: Option<u64>,
     /// Time that the proxy's core was not idle, whoever used it.
     pub(crate) core: Option<Duration>,
+    /// Rounds before this one that others had disturbed.
+    pub(crate) repeated: usize,
 }
 
 impl Sample {
@@ -43,6 +45,11 @@ impl Sample {
     pub(crate) fn others(&self) -> Option<f64> {
         let own = self.cpu.unwrap_or_default();
         Some(self.core?.saturating_sub(own).as_secs_f64() / self.seconds)
+    }
+
+    /// Others used the proxy's core, and went on doing so.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.others().is_some_and(|share| share > DISTURBED)
     }
 
     /// Share of one core that the proxy's process used.
@@ -90,7 +97,34 @@ pub(crate) fn round(
     let watched = running.watch(pid, alone);
     let tally = running.join()?;
     let Watched { cpu, peak_rss, core } = watched;
-    Ok(Sample { tally, seconds: length.seconds.as_secs_f64(), cpu, peak_rss, core })
+    Ok(Sample { tally, seconds: length.seconds.as_secs_f64(), cpu, peak_rss, core, repeated: 0 })
+}
+
+/// More of the proxy's core used by others makes a round worthless.
+const DISTURBED: f64 = 0.05;
+/// How often a round is repeated to find the machine quiet.
+const REPEATS: usize = 4;
+
+/// A round on a quiet machine, if there is one: it is repeated as long as others used the
+/// proxy's core. What was measured has no say in that. The last one counts, quiet or not.
+pub(crate) fn quiet_round(
+    loads: &[Load],
+    protocol: Protocol,
+    pid: Option<u32>,
+    length: Length,
+    cores: &Cores,
+) -> Result<Sample, LoadError> {
+    let mut sample = round(loads, protocol, pid, length, cores)?;
+    // Without the process's own share, all of the core would be others'.
+    let known = pid.is_some();
+    for repeated in 1..=REPEATS {
+        if !known || sample.others().is_none_or(|share| share <= DISTURBED) {
+            break;
+        }
+        sample = round(loads, protocol, pid, length, cores)?;
+        sample.repeated = repeated;
+    }
+    Ok(sample)
 }
 
 /// What a process and its core did over the recorded time.

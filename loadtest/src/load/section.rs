@@ -95,6 +95,23 @@ impl Compared {
         self.each(target, |s| Some(s.tally.failed() as f64)).into_iter().flatten().sum()
     }
 
+    /// Whether the machine was quiet, in words.
+    pub(crate) fn disturbances(&self) -> Vec<String> {
+        let line = |(target, samples): &(Target, Vec<Sample>)| {
+            let repeated: usize = samples.iter().map(|sample| sample.repeated).sum();
+            let bad = samples.iter().filter(|sample| sample.is_disturbed()).count();
+            (repeated + bad > 0).then(|| {
+                format!(
+                    "{}: {repeated} rounds repeated, since others used the proxy's core; {bad} of \
+                     {} counted although they did",
+                    target.name(),
+                    samples.len()
+                )
+            })
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+
     /// What failed, in words.
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut lines = Vec::new();

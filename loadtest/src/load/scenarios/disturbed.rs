@@ -15,7 +15,7 @@ use crate::load::admin::metric;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
-use crate::load::measure::{Protocol, Sample, round};
+use crate::load::measure::{Protocol, Sample, quiet_round};
 use crate::load::section::{Check, Row, Section, Table, p99};
 use crate::load::stats::{median, ratio};
 use crate::load::sys;
@@ -102,7 +102,7 @@ fn connect(to: SocketAddr, count: usize) -> Vec<TcpStream> {
 fn one(harness: &Harness, fleet: &Fleet, rate: f64) -> Result<Sample, LoadError> {
     let load = Load::new(fleet.tollbar.at.data, small(), Pace::Open(rate), 64);
     let pid = Some(fleet.tollbar.child.pid());
-    round(&[load], Protocol::H1, pid, harness.length(), &harness.cores)
+    quiet_round(&[load], Protocol::H1, pid, harness.length(), &harness.cores)
 }
 
 /// Two kinds of rounds that took turns.

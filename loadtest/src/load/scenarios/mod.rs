@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::engine::Load;
 use super::error::LoadError;
 use super::fleet::{Binaries, Fleet, Other, ProviderKind, Target};
-use super::measure::{Length, Protocol, round};
+use super::measure::{Length, Protocol, quiet_round};
 use super::section::{Compared, Section};
 use super::sys::{self, Cores};
 use super::table;
@@ -170,7 +170,7 @@ impl Harness {
             for (target, samples) in &mut all {
                 let loads = [load(*target)];
                 let pid = fleet.pid(*target);
-                let sample = round(&loads, protocol, pid, self.length(), &self.cores)?;
+                let sample = quiet_round(&loads, protocol, pid, self.length(), &self.cores)?;
                 samples.push(sample);
             }
         }

@@ -83,6 +83,7 @@ pub(crate) fn described(compared: &Compared) -> Section {
         ("peak RSS", crate::load::section::peak),
     ]));
     section.notes.extend(compared.failures());
+    section.notes.extend(compared.disturbances());
     section.checks.push(Check::at_most(
         "failed requests",
         Some(compared.errors(Target::Tollbar)),

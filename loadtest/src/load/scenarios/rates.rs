@@ -5,7 +5,7 @@ use super::plain::MODEL;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
-use crate::load::measure::{Protocol, Sample, round};
+use crate::load::measure::{Protocol, Sample, quiet_round};
 use crate::load::request::Request;
 use crate::load::section::{Check, Section, p50, p99};
 use crate::load::stats::median;
@@ -41,6 +41,7 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
             ])
         ));
         section.notes.extend(compared.failures());
+        section.notes.extend(compared.disturbances());
         if percent == 50.0 {
             let what = "added p99 at half of saturation, Tollbar / yardstick";
             section.checks.push(Check::at_most(what, added, 1.5));
@@ -62,10 +63,10 @@ pub(crate) fn saturation(
     let load = Load::new(fleet.address(target), small(), Pace::Closed, CONNECTIONS);
     let mut rates = Vec::new();
     for _ in 0..harness.options.rounds.max(1) {
-        let sample = round(
+        let sample = quiet_round(
             std::slice::from_ref(&load),
             Protocol::H1,
-            None,
+            fleet.pid(target),
             harness.length(),
             &harness.cores,
         )?;
