@@ -85,10 +85,10 @@ impl Connection {
         self.write(poll, token).map_err(|error| format!("write: {}", error.kind()))
     }
 
-    /// The server closed a kept connection just when it was used again: nothing of an answer
-    /// has come. Every client asks again on a new connection then (RFC 9112, 9.3.1).
-    pub(crate) fn lost_the_race(&self) -> bool {
-        self.served > 0 && self.parser.is_fresh()
+    /// The server closed a kept connection under the request, before any byte of an answer. That
+    /// is a failure here: HTTP lets no client repeat a POST by itself (RFC 9110, 9.2.2).
+    pub(crate) fn closed_when_reused(&self) -> bool {
+        self.served > 0 && self.running.is_some() && self.parser.is_fresh()
     }
 
     /// Writes what the socket takes.

@@ -281,22 +281,13 @@ impl<'a> Engine<'a> {
     }
 
     fn fail(&mut self, token: usize, what: String) {
-        if self.connections[token].lost_the_race() {
-            return self.ask_again(token);
-        }
+        let kept = self.connections[token].closed_when_reused();
+        let what =
+            if kept { format!("a kept connection was closed under it ({what})") } else { what };
         let first = self.connections[token].running.take().is_some_and(|running| running.first);
         self.connections[token].close();
         self.tally.error(what);
         self.release(token, first, Instant::now() + PAUSE);
-    }
-
-    /// The same request, due when it was, on a new connection.
-    fn ask_again(&mut self, token: usize) {
-        let due = self.connections[token].running.as_ref().map_or_else(Instant::now, |r| r.due);
-        self.connections[token].close();
-        self.tally.retried += 1;
-        self.running -= 1;
-        self.begin(token, due);
     }
 
     /// The connection may take its next request at this time.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{self, Load, Span};
 use super::error::{LoadError, system};
+use super::sys::Cores;
 use super::tally::Tally;
 use super::{h2, procfs, sys};
 
@@ -16,6 +17,10 @@ pub(crate) struct Sample {
     pub(crate) cpu: Option<Duration>,
     /// The most memory of the proxy's process, in bytes.
     pub(crate) peak_rss: Option<u64>,
+    /// Time that the proxy's core was not idle, whoever used it.
+    pub(crate) core: Option<Duration>,
+    /// Rounds before this one that others had disturbed.
+    pub(crate) repeated: usize,
 }
 
 impl Sample {
@@ -33,6 +38,18 @@ impl Sample {
     pub(crate) fn cpu_per_event(&self) -> Option<f64> {
         (self.tally.events > 0).then_some(())?;
         Some(self.cpu?.as_secs_f64() * 1e6 / self.tally.events as f64)
+    }
+
+    /// Share of the proxy's core that anything but the proxy used. More than a few per cent: the
+    /// round was disturbed.
+    pub(crate) fn others(&self) -> Option<f64> {
+        let own = self.cpu.unwrap_or_default();
+        Some(self.core?.saturating_sub(own).as_secs_f64() / self.seconds)
+    }
+
+    /// Others used the proxy's core, and went on doing so.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.others().is_some_and(|share| share > DISTURBED)
     }
 
     /// Share of one core that the proxy's process used.
@@ -66,18 +83,55 @@ impl Length {
     }
 }
 
-/// Runs these loads together, on the generator's cores, against a process.
+/// Runs these loads together against a process.
 pub(crate) fn round(
     loads: &[Load],
     protocol: Protocol,
     pid: Option<u32>,
     length: Length,
-    cores: &[usize],
+    cores: &Cores,
 ) -> Result<Sample, LoadError> {
-    let running = Running::start(loads, protocol, length.span(), cores);
-    let (cpu, peak_rss) = running.watch(pid);
+    let running = Running::start(loads, protocol, length.span(), &cores.generator);
+    // Where all share one core, nobody can be told from the others.
+    let alone = (cores.proxy != cores.generator).then_some(&cores.proxy[..]);
+    let watched = running.watch(pid, alone);
     let tally = running.join()?;
-    Ok(Sample { tally, seconds: length.seconds.as_secs_f64(), cpu, peak_rss })
+    let Watched { cpu, peak_rss, core } = watched;
+    Ok(Sample { tally, seconds: length.seconds.as_secs_f64(), cpu, peak_rss, core, repeated: 0 })
+}
+
+/// More of the proxy's core used by others makes a round worthless.
+const DISTURBED: f64 = 0.05;
+/// How often a round is repeated to find the machine quiet.
+const REPEATS: usize = 4;
+
+/// A round on a quiet machine, if there is one: it is repeated as long as others used the
+/// proxy's core. What was measured has no say in that. The last one counts, quiet or not.
+pub(crate) fn quiet_round(
+    loads: &[Load],
+    protocol: Protocol,
+    pid: Option<u32>,
+    length: Length,
+    cores: &Cores,
+) -> Result<Sample, LoadError> {
+    let mut sample = round(loads, protocol, pid, length, cores)?;
+    // Without the process's own share, all of the core would be others'.
+    let known = pid.is_some();
+    for repeated in 1..=REPEATS {
+        if !known || sample.others().is_none_or(|share| share <= DISTURBED) {
+            break;
+        }
+        sample = round(loads, protocol, pid, length, cores)?;
+        sample.repeated = repeated;
+    }
+    Ok(sample)
+}
+
+/// What a process and its core did over the recorded time.
+struct Watched {
+    cpu: Option<Duration>,
+    peak_rss: Option<u64>,
+    core: Option<Duration>,
 }
 
 /// Generators at work.
@@ -108,17 +162,23 @@ impl Running {
         Self { threads, span }
     }
 
-    /// CPU time and peak memory of a process over the recorded time.
-    pub(crate) fn watch(&self, pid: Option<u32>) -> (Option<Duration>, Option<u64>) {
+    /// CPU time and peak memory of a process, and how busy these cores were.
+    fn watch(&self, pid: Option<u32>, cores: Option<&[usize]>) -> Watched {
         sleep_until(self.span.record);
+        let cores_before = cores.and_then(procfs::cores_busy);
         let before = pid.and_then(procfs::cpu);
         if let Some(pid) = pid {
             procfs::reset_peak(pid);
         }
         sleep_until(self.span.end);
         let after = pid.and_then(procfs::cpu);
-        let cpu = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-        (cpu, pid.and_then(procfs::peak_rss))
+        let cores_after = cores.and_then(procfs::cores_busy);
+        let spent = |(before, after): (Duration, Duration)| after.saturating_sub(before);
+        Watched {
+            cpu: before.zip(after).map(spent),
+            peak_rss: pid.and_then(procfs::peak_rss),
+            core: cores_before.zip(cores_after).map(spent),
+        }
     }
 
     /// Waits for the generators; what they saw together.

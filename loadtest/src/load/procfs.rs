@@ -20,6 +20,21 @@ pub(crate) fn cpu(pid: u32) -> Option<Duration> {
     ticks(&stat).map(|ticks| Duration::from_millis(ticks * 10))
 }
 
+/// Time that these cores were not idle, interrupts and what a hypervisor took included.
+pub(crate) fn cores_busy(cores: &[usize]) -> Option<Duration> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: u64 = cores.iter().filter_map(|core| core_ticks(&text, *core)).sum();
+    Some(Duration::from_millis(ticks * 10))
+}
+
+fn core_ticks(text: &str, core: usize) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; guests are part of user.
+    let idle: u64 = fields.get(3..5)?.iter().sum();
+    Some(fields.iter().take(8).sum::<u64>() - idle)
+}
+
 /// User and system time from a line of stat, in ticks of 10 ms.
 fn ticks(stat: &str) -> Option<u64> {
     // The name may hold anything, but it ends at the last parenthesis.
@@ -76,6 +91,13 @@ mod tests {
     fn a_name_with_spaces_does_not_shift_the_fields() {
         let line = "7 (a b) c) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0";
         assert_eq!(ticks(line), Some(42));
+    }
+
+    #[test]
+    fn idle_and_waiting_are_not_busy() {
+        let text = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu1 1 2 3 1000 2000 4 5 6 7 8\ncpu11 1 1 1 1\n";
+        assert_eq!(core_ticks(text, 1), Some(21));
+        assert_eq!(core_ticks(text, 2), None);
     }
 
     #[test]

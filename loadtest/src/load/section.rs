@@ -95,16 +95,29 @@ impl Compared {
         self.each(target, |s| Some(s.tally.failed() as f64)).into_iter().flatten().sum()
     }
 
+    /// Whether the machine was quiet, in words.
+    pub(crate) fn disturbances(&self) -> Vec<String> {
+        let line = |(target, samples): &(Target, Vec<Sample>)| {
+            let repeated: usize = samples.iter().map(|sample| sample.repeated).sum();
+            let bad = samples.iter().filter(|sample| sample.is_disturbed()).count();
+            (repeated + bad > 0).then(|| {
+                format!(
+                    "{}: {repeated} rounds repeated, since others used the proxy's core; {bad} of \
+                     {} counted although they did",
+                    target.name(),
+                    samples.len()
+                )
+            })
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+
     /// What failed, in words.
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (target, samples) in &self.0 {
             let mut all = super::tally::Tally::new();
             samples.iter().for_each(|sample| all.merge(&sample.tally));
-            if all.retried > 0 {
-                let what = "sent again: the kept connection was just being closed";
-                lines.push(format!("{}: {} × {what}", target.name(), all.retried));
-            }
             for (what, count) in &all.errors {
                 lines.push(format!("{}: {count} × {what}", target.name()));
             }
@@ -128,6 +141,7 @@ impl Compared {
                     ("added p99 µs", self.added(target, p99)),
                     ("CPU µs/req", self.median(target, Sample::cpu_per_request)),
                     ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                    ("others %", self.median(target, |s| Some(s.others()? * 100.0))),
                     ("peak RSS MiB", self.median(target, peak)),
                     ("errors", Some(self.errors(target))),
                 ],
@@ -153,6 +167,7 @@ impl Compared {
                 ("added gap p99 µs", self.added(target, gap_p99)),
                 ("CPU µs/chunk", self.median(target, Sample::cpu_per_event)),
                 ("core busy %", self.median(target, |s| Some(s.busy()? * 100.0))),
+                ("others %", self.median(target, |s| Some(s.others()? * 100.0))),
                 ("peak RSS MiB", self.median(target, peak)),
                 ("errors", Some(self.errors(target))),
             ],

@@ -45,8 +45,6 @@ pub(crate) struct Tally {
     pub(crate) done: u64,
     /// Streams that the client left on purpose, part of `done`.
     pub(crate) left: u64,
-    /// Requests sent again, since the kept connection that they used was just being closed.
-    pub(crate) retried: u64,
     /// Body bytes received.
     pub(crate) bytes: u64,
     /// Server-sent events received.
@@ -66,7 +64,6 @@ impl Tally {
         Self {
             done: 0,
             left: 0,
-            retried: 0,
             bytes: 0,
             events: 0,
             latency: Times::new(),
@@ -87,7 +84,6 @@ impl Tally {
     pub(crate) fn merge(&mut self, other: &Tally) {
         self.done += other.done;
         self.left += other.left;
-        self.retried += other.retried;
         self.bytes += other.bytes;
         self.events += other.events;
         self.latency.merge(&other.latency);

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) models: Vec<Model>,
     /// Budget and limits on each key, too; many keys have their team's only.
     pub(crate) per_key: bool,
+    /// Tokens that fit the models. A body with more bytes than this is counted by a tokenizer.
+    pub(crate) context_window: u64,
     /// More lines at the top level.
     pub(crate) more: String,
 }
@@ -46,13 +48,22 @@ pub(crate) struct Addresses {
     pub(crate) provider: SocketAddr,
 }
 
+/// More than any body of ours has bytes: no text is counted.
+const WIDE: u64 = 10_000_000;
 const LIMITS: &str = "limits: { rpm: 1000000000, tpm: 1000000000000, parallel: 1000000 }";
 const BUDGETS: &str = "budgets: [ { usd: 1000000, per: day } ]";
 
 impl Settings {
     /// One key, all controls on, these models.
     pub(crate) fn all_controls(models: Vec<Model>) -> Self {
-        Self { controls: true, keys: 1, models, per_key: true, more: String::new() }
+        Self {
+            controls: true,
+            keys: 1,
+            models,
+            per_key: true,
+            context_window: WIDE,
+            more: String::new(),
+        }
     }
 
     /// The configuration file.
@@ -72,7 +83,8 @@ impl Settings {
                 let price = "price: { input: 0.15, output: 0.60 }";
                 let _ = writeln!(text, "      - {{ provider: p, model: \"{target}\", {price} }}");
             }
-            text += "    max_output_tokens: 4096\n    context_window: 2000000\n";
+            let window = self.context_window;
+            let _ = writeln!(text, "    max_output_tokens: 4096\n    context_window: {window}");
         }
         self.callers(&mut text);
         text

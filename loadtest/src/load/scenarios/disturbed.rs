@@ -15,7 +15,7 @@ use crate::load::admin::metric;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
-use crate::load::measure::{Protocol, Sample, round};
+use crate::load::measure::{Protocol, Sample, quiet_round};
 use crate::load::section::{Check, Row, Section, Table, p99};
 use crate::load::stats::{median, ratio};
 use crate::load::sys;
@@ -102,7 +102,7 @@ fn connect(to: SocketAddr, count: usize) -> Vec<TcpStream> {
 fn one(harness: &Harness, fleet: &Fleet, rate: f64) -> Result<Sample, LoadError> {
     let load = Load::new(fleet.tollbar.at.data, small(), Pace::Open(rate), 64);
     let pid = Some(fleet.tollbar.child.pid());
-    round(&[load], Protocol::H1, pid, harness.length(), &harness.cores.generator)
+    quiet_round(&[load], Protocol::H1, pid, harness.length(), &harness.cores)
 }
 
 /// Two kinds of rounds that took turns.
@@ -122,6 +122,7 @@ fn beside(quiet: (&str, &[Sample]), disturbed: (&str, &[Sample]), at_most: f64) 
                 ("p99.9 µs", of(|s| s.tally.latency.micros(99.9))),
                 ("CPU µs/req", of(Sample::cpu_per_request)),
                 ("core busy %", of(|s| Some(s.busy()? * 100.0))),
+                ("others %", of(|s| Some(s.others()? * 100.0))),
                 ("peak RSS MiB", of(crate::load::section::peak)),
                 ("errors", Some(failed(samples))),
             ],

@@ -5,9 +5,10 @@ use super::plain::MODEL;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
-use crate::load::measure::{Protocol, Sample, round};
+use crate::load::measure::{Protocol, Sample, quiet_round};
 use crate::load::request::Request;
 use crate::load::section::{Check, Section, p50, p99};
+use crate::load::stats::median;
 use crate::load::yaml::{Model, Settings};
 
 /// Connections of an open loop: enough that none is waited for while the server keeps up.
@@ -40,6 +41,7 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
             ])
         ));
         section.notes.extend(compared.failures());
+        section.notes.extend(compared.disturbances());
         if percent == 50.0 {
             let what = "added p99 at half of saturation, Tollbar / yardstick";
             section.checks.push(Check::at_most(what, added, 1.5));
@@ -52,13 +54,23 @@ pub(crate) fn small() -> Request {
     Request::chat(MODEL, false, 300)
 }
 
-/// What a target can do, from one closed-loop round.
+/// What a target can do: the median of closed-loop rounds.
 pub(crate) fn saturation(
     harness: &Harness,
     fleet: &Fleet,
     target: Target,
 ) -> Result<f64, LoadError> {
     let load = Load::new(fleet.address(target), small(), Pace::Closed, CONNECTIONS);
-    let sample = round(&[load], Protocol::H1, None, harness.length(), &harness.cores.generator)?;
-    Ok(sample.rate().unwrap_or(1.0))
+    let mut rates = Vec::new();
+    for _ in 0..harness.options.rounds.max(1) {
+        let sample = quiet_round(
+            std::slice::from_ref(&load),
+            Protocol::H1,
+            fleet.pid(target),
+            harness.length(),
+            &harness.cores,
+        )?;
+        rates.extend(sample.rate());
+    }
+    Ok(median(rates).unwrap_or(1.0))
 }

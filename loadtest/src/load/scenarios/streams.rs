@@ -42,6 +42,7 @@ pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadErro
         ("peak RSS", crate::load::section::peak),
     ]));
     section.notes.extend(compared.failures());
+    section.notes.extend(compared.disturbances());
     let cpu = compared.to_yardstick(Target::Tollbar, Sample::cpu_per_event);
     section.checks.push(Check::at_most("CPU per chunk, Tollbar / yardstick", cpu, 1.3));
     if protocol == Protocol::H1 {

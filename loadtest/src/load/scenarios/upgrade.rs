@@ -53,11 +53,6 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
     for tally in [&plain, &streams] {
         section.notes.extend(tally.errors.iter().map(|(what, n)| format!("{n} × {what}")));
     }
-    section.notes.push(
-        "sent again: the old process closed a kept connection just when it was used; a client \
-         repeats the request on a new one"
-            .to_owned(),
-    );
     let mut hold = |what: &str, count: f64| {
         section.checks.push(Check::at_most(what, Some(count), 0.0));
     };
@@ -76,7 +71,6 @@ fn row(name: &str, tally: &Tally) -> Row {
             ("p50 µs", tally.latency.micros(50.0)),
             ("p99 µs", tally.latency.micros(99.0)),
             ("p99.9 µs", tally.latency.micros(99.9)),
-            ("sent again", Some(tally.retried as f64)),
             ("errors", Some(tally.failed() as f64)),
         ],
     }
