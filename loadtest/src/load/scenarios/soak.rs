@@ -192,8 +192,7 @@ fn books(fleet: &Fleet, section: &mut Section) -> Result<(), LoadError> {
     let billed = |member: &str| stats["billed"][member].as_f64().unwrap_or(f64::NAN);
     section.notes.push(format!(
         "the provider got {served:.0} requests and billed {:.0} input and {:.0} output tokens; \
-         the ledger has {:.0} attempts, {:.0} and {:.0} (of streams that clients left, it books \
-         at least what they were sent)",
+         the ledger has {:.0} attempts, {:.0} and {:.0}; input tokens are shown, not checked",
         billed("input_tokens"),
         billed("output_tokens"),
         both("attempts"),
