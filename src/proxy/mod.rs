@@ -85,6 +85,7 @@ impl ProxyHttp for Edge {
         match attempt::start(&self.gateway, exchange).await {
             Ok(peer) => Ok(Box::new(peer)),
             Err(reject) => {
+                settle::refund_unused(exchange);
                 exchange.refusal = Some(reject);
                 Err(Error::new_in(ErrorType::Custom("NoAttempt")))
             }

@@ -341,19 +341,25 @@ fn leave_no_attempt(gateway: &Gateway, exchange: &mut Exchange) {
     }
 }
 
+/// A request that is refused after the limits had let it pass has used nothing of them. They are
+/// told before the client is, whose next request may come at once.
+pub fn refund_unused(exchange: &mut Exchange) {
+    if let Some(call) = exchange.call.as_mut().filter(|call| call.done.is_empty())
+        && let Some(permit) = call.permit.take()
+    {
+        permit.refund(Instant::now());
+    }
+}
+
 /// Now that it is known how many tokens were used, the limits are told.
 fn correct_limits(gateway: &Gateway, exchange: &mut Exchange) {
+    refund_unused(exchange);
     let Some(call) = exchange.call.as_mut() else {
         return;
     };
     let Some(mut permit) = call.permit.take() else {
         return;
     };
-    if call.done.is_empty() {
-        // Refused after the limits had let it pass: it has used nothing.
-        permit.refund(Instant::now());
-        return;
-    }
     let used = |usage: &Usage| usage.input.unwrap_or(0) + usage.output.unwrap_or(0);
     let tokens = call.done.iter().map(|record| used(&record.usage)).sum();
     permit.correct(tokens, Instant::now());

@@ -31,9 +31,11 @@ async fn a_pooled_connection_that_breaks_late_was_an_attempt() {
     let server = Server::start(&config(&provider));
     let http = client();
     let ask = || post(&http, server.url("/v1/chat/completions"), chat("gpt").to_string());
-    for (delay_ms, attempts) in [(0, None), (1_300, Some(1))] {
+    for (round, (delay_ms, attempts)) in [(0, None), (1_300, Some(1))].into_iter().enumerate() {
         provider.clear();
         assert_eq!(ask().await.status(), 200);
+        // Once it is in the log, its connection is in the pool.
+        server.log(2 * round + 1).await;
         let cut = Script { delay_ms, cut: Some(Cut::Headers), ..Script::default() };
         provider.script("sim-gpt", vec![cut]);
         let answer = ask().await;

@@ -207,7 +207,8 @@ async fn a_new_configuration_may_change_the_listeners() {
     old.signal("QUIT");
     new.wait_ready();
     assert_eq!((new.data[1], new.admin), (old.data[0], old.admin));
-    assert!(new.stderr().iter().any(|line| line.contains("listened on 127.0.0.2:0")));
+    let told = || new.stderr().iter().any(|line| line.contains("listened on 127.0.0.2:0"));
+    eventually(SOON, told).await;
     assert_eq!(old.wait_exit(SOON).and_then(|status| status.code()), Some(0));
     for (address, open) in [(new.data[0], true), (new.data[1], true), (old.data[1], false)] {
         let answer = client().get(format!("http://{address}/healthz")).send().await;
