@@ -73,10 +73,10 @@ pub fn watermark(setting: MaxMemory) -> Option<u64> {
 /// # Errors
 /// When there is no `/proc`.
 pub fn resident() -> std::io::Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let pages = pages.ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = field.and_then(|field| field.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kib.ok_or(std::io::ErrorKind::InvalidData)?.saturating_mul(1024))
 }
 
 /// The least limit on the way from the process's control group to the root. Version 2 of control
