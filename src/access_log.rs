@@ -1,33 +1,42 @@
 //! One JSON line per request on standard output: who, what, where it went, how it ended.
 //! Never a key, never a prompt, never a path's query.
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use serde::Serialize;
-use std::io::{BufWriter, Write};
+use crate::json_line::JsonLine;
+use chrono::{DateTime, SecondsFormat, Utc};
+use parking_lot::{Condvar, Mutex};
+use std::io::Write;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// Lines waiting for the writer. Past it lines are dropped and counted: a slow log reader must
-/// not stop requests.
-const QUEUE: usize = 65_536;
+/// Bytes of lines waiting for the writer. Past it lines are dropped and counted: a slow log
+/// reader must not stop requests.
+const QUEUE: usize = 32 << 20;
+
+/// How long the first line waits for others. In that time their makers wake nobody.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Bytes of a line: most are shorter.
+const LINE: usize = 1024;
 
 /// One request.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 #[allow(missing_docs)]
-pub struct Entry {
-    pub ts: String,
-    pub request_id: String,
-    pub client: String,
-    pub method: String,
+pub struct Entry<'a> {
+    pub ts: DateTime<Utc>,
+    pub request_id: &'a str,
+    pub client: &'a str,
+    pub method: &'a str,
     pub endpoint: &'static str,
-    pub key_id: Option<String>,
-    pub team: Option<String>,
-    pub user: Option<String>,
-    pub model: Option<String>,
-    pub target: Option<String>,
+    pub key_id: Option<&'a str>,
+    pub team: Option<&'a str>,
+    pub user: Option<&'a str>,
+    pub model: Option<&'a str>,
+    pub target: Option<&'a str>,
     pub status: u16,
     pub code: Option<&'static str>,
     pub stream: bool,
-    pub attempts: Vec<AttemptLine>,
+    pub attempts: Vec<AttemptLine<'a>>,
     pub outcome: &'static str,
     pub client_gone: bool,
     pub input_tokens: Option<u64>,
@@ -39,25 +48,79 @@ pub struct Entry {
     pub bytes_out: u64,
     pub first_token_ms: Option<u64>,
     pub duration_ms: u64,
-    pub upstream_request_id: Option<String>,
+    pub upstream_request_id: Option<&'a str>,
     pub config: u64,
     pub sdk_retry: bool,
 }
 
 /// One upstream call of a request.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub struct AttemptLine {
-    pub target: String,
+pub struct AttemptLine<'a> {
+    pub target: &'a str,
     pub status: Option<u16>,
     pub outcome: &'static str,
     pub ms: u64,
 }
 
+impl Entry<'_> {
+    fn line(&self) -> Vec<u8> {
+        let mut line = JsonLine::with_capacity(LINE);
+        line.text("ts", &self.ts.to_rfc3339_opts(SecondsFormat::Millis, true));
+        line.text("request_id", self.request_id);
+        line.text("client", self.client);
+        line.text("method", self.method);
+        line.text("endpoint", self.endpoint);
+        line.text_or_null("key_id", self.key_id);
+        line.text_or_null("team", self.team);
+        line.text_or_null("user", self.user);
+        line.text_or_null("model", self.model);
+        line.text_or_null("target", self.target);
+        line.number("status", self.status);
+        line.text_or_null("code", self.code);
+        line.flag("stream", self.stream);
+        line.list("attempts", &self.attempts, |item, attempt| {
+            item.object(|line| {
+                line.text("target", attempt.target);
+                line.number_or_null("status", attempt.status);
+                line.text("outcome", attempt.outcome);
+                line.number("ms", attempt.ms);
+            });
+        });
+        line.text("outcome", self.outcome);
+        line.flag("client_gone", self.client_gone);
+        line.number_or_null("input_tokens", self.input_tokens);
+        line.number_or_null("cached_input_tokens", self.cached_input_tokens);
+        line.number_or_null("output_tokens", self.output_tokens);
+        line.text("usage_source", self.usage_source);
+        line.text_or_null("cost_usd", self.cost_usd.as_deref());
+        line.number("bytes_in", self.bytes_in);
+        line.number("bytes_out", self.bytes_out);
+        line.number_or_null("first_token_ms", self.first_token_ms);
+        line.number("duration_ms", self.duration_ms);
+        line.text_or_null("upstream_request_id", self.upstream_request_id);
+        line.number("config", self.config);
+        line.flag("sdk_retry", self.sdk_retry);
+        line.end()
+    }
+}
+
 /// The sending end, cheap to share.
 pub struct AccessLog {
-    queue: Option<Sender<Vec<u8>>>,
-    writer: parking_lot::Mutex<Option<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    closed: bool,
 }
 
 impl AccessLog {
@@ -66,48 +129,159 @@ impl AccessLog {
     /// # Errors
     /// When no thread can be started.
     pub fn start(out: Box<dyn Write + Send>) -> std::io::Result<Self> {
-        let (queue, lines) = bounded(QUEUE);
+        let shared = Arc::<Shared>::default();
+        let lines = shared.clone();
         let writer = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write(&lines, out))?;
-        Ok(AccessLog { queue: Some(queue), writer: parking_lot::Mutex::new(Some(writer)) })
+        Ok(AccessLog { shared, writer: Mutex::new(Some(writer)) })
     }
 
     /// Hands a line to the writer. Returns `false` when it had to be dropped.
     #[must_use]
-    pub fn log(&self, entry: &Entry) -> bool {
-        let Ok(mut line) = serde_json::to_vec(entry) else {
-            return false;
+    pub fn log(&self, entry: &Entry<'_>) -> bool {
+        let line = entry.line();
+        let first = {
+            let mut lines = self.shared.lines.lock();
+            if lines.closed || lines.bytes.len() + line.len() > QUEUE {
+                return false;
+            }
+            lines.bytes.extend_from_slice(&line);
+            lines.bytes.len() == line.len()
         };
-        line.push(b'\n');
-        match &self.queue {
-            Some(queue) => !matches!(queue.try_send(line), Err(TrySendError::Full(_))),
-            None => false,
+        if first {
+            self.shared.changed.notify_one();
         }
+        true
     }
 
-    /// Waits until everything logged so far is written.
+    /// Waits until everything logged so far is written. Nothing is logged after this.
     pub fn flush(&self) {
-        let Some(queue) = &self.queue else { return };
-        // An empty line is the writer's sign to stop: nothing logs after this.
-        let _ = queue.send(Vec::new());
+        self.shared.lines.lock().closed = true;
+        self.shared.changed.notify_one();
         if let Some(writer) = self.writer.lock().take() {
             let _ = writer.join();
         }
     }
 }
 
-fn write(lines: &Receiver<Vec<u8>>, out: Box<dyn Write + Send>) {
-    let mut out = BufWriter::with_capacity(64 * 1024, out);
-    while let Ok(line) = lines.recv() {
-        if line.is_empty() {
-            break;
-        }
-        let _ = out.write_all(&line);
-        // Flush when nobody waits: one write call for many lines under load, no delay without.
-        if lines.is_empty() {
-            let _ = out.flush();
+fn write(shared: &Shared, mut out: Box<dyn Write + Send>) {
+    let mut batch = Vec::new();
+    loop {
+        let closed = {
+            let mut lines = shared.lines.lock();
+            shared.changed.wait_while(&mut lines, |lines| lines.bytes.is_empty() && !lines.closed);
+            if !lines.closed {
+                shared.changed.wait_for(&mut lines, GATHER);
+            }
+            std::mem::swap(&mut lines.bytes, &mut batch);
+            lines.closed
+        };
+        // A reader that went away is not the requests' affair.
+        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        batch.clear();
+        if closed {
+            return;
         }
     }
-    let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn entry(id: &str) -> Entry<'_> {
+        Entry {
+            ts: DateTime::from_timestamp_millis(1_700_000_000_042).unwrap(),
+            request_id: id,
+            client: "127.0.0.1",
+            method: "POST",
+            endpoint: "chat_completions",
+            key_id: Some("web \"prod\""),
+            team: None,
+            user: None,
+            model: Some("m"),
+            target: Some("p/m"),
+            status: 200,
+            code: None,
+            stream: false,
+            attempts: vec![
+                AttemptLine { target: "p/m", status: Some(429), outcome: "rate_limited", ms: 3 },
+                AttemptLine { target: "q/m", status: None, outcome: "ok", ms: 4 },
+            ],
+            outcome: "ok",
+            client_gone: false,
+            input_tokens: Some(9),
+            cached_input_tokens: None,
+            output_tokens: Some(12),
+            usage_source: "reported",
+            cost_usd: Some("0.000000042".into()),
+            bytes_in: 300,
+            bytes_out: 500,
+            first_token_ms: None,
+            duration_ms: 7,
+            upstream_request_id: Some("up"),
+            config: 1,
+            sdk_retry: false,
+        }
+    }
+
+    /// What was written, and the lines of it.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_has_every_field() {
+        let line: Value = serde_json::from_slice(&entry("r").line()).unwrap();
+        let wanted = json!({
+            "ts": "2023-11-14T22:13:20.042Z", "request_id": "r", "client": "127.0.0.1",
+            "method": "POST", "endpoint": "chat_completions", "key_id": "web \"prod\"",
+            "team": null, "user": null, "model": "m", "target": "p/m", "status": 200,
+            "code": null, "stream": false,
+            "attempts": [
+                {"target": "p/m", "status": 429, "outcome": "rate_limited", "ms": 3},
+                {"target": "q/m", "status": null, "outcome": "ok", "ms": 4},
+            ],
+            "outcome": "ok", "client_gone": false, "input_tokens": 9,
+            "cached_input_tokens": null, "output_tokens": 12, "usage_source": "reported",
+            "cost_usd": "0.000000042", "bytes_in": 300, "bytes_out": 500,
+            "first_token_ms": null, "duration_ms": 7, "upstream_request_id": "up",
+            "config": 1, "sdk_retry": false,
+        });
+        assert_eq!(line, wanted);
+    }
+
+    #[test]
+    fn every_line_is_written_before_the_end_and_none_after() {
+        let sink = Sink::default();
+        let log = Arc::new(AccessLog::start(Box::new(sink.clone())).unwrap());
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let log = log.clone();
+                std::thread::spawn(move || {
+                    for n in 0..500 {
+                        assert!(log.log(&entry(&format!("{thread}-{n}"))));
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        log.flush();
+        assert!(!log.log(&entry("late")));
+        let text = String::from_utf8(sink.0.lock().clone()).unwrap();
+        assert_eq!(text.lines().count(), 2000);
+        assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    }
 }

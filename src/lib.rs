@@ -31,6 +31,7 @@ pub mod units;
 pub mod secret;
 pub mod reject;
 pub mod faults;
+pub mod json_line;
 // wire: bytes <-> meaning, pure
 pub mod wire;
 // policy: decisions and in-process state
@@ -58,6 +59,7 @@ pub mod alerts;
 pub mod state;
 pub mod proxy;
 pub mod admin;
+pub mod gather;
 pub mod listen;
 pub mod lookout;
 pub mod handover;

@@ -5,6 +5,7 @@
 //! does.
 
 use crate::config::snapshot::TlsFiles;
+use crate::gather::Gather;
 use crate::proxy::ConnectionMark;
 use crate::state::Running;
 use pingora_core::apps::{HttpServerApp, ServerApp};
@@ -160,7 +161,7 @@ where
         return Ok(());
     }
     let mark = ConnectionMark::default();
-    let mut session = ServerSession::new_http1(stream);
+    let mut session = ServerSession::new_http1(Box::new(Gather::new(stream)));
     session.set_keepalive((!*shutdown.borrow()).then_some(KEEP_ALIVE));
     session.set_pipelining_enabled(true);
     session.set_connection_user_context(Some(Box::new(mark.clone())));

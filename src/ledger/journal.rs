@@ -11,14 +11,15 @@
 //! held is written again to the next one, and the old one goes when all the ends in it are rows
 //! of the database.
 
-use super::row::{Row, micros, word};
+use super::row::{Row, Word, micros, word};
 use super::store::{AccountKey, HoldNote};
+use crate::json_line::{Item, JsonLine};
 use crate::scope::ScopeKind;
 use crate::units::NanoUsd;
 use ahash::AHashMap;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -31,44 +32,47 @@ use std::time::Instant;
 /// Holds of one run that get ids of their own before those of the next run begin.
 const IDS_PER_RUN: i64 = 1 << 40;
 
-/// A line of the journal.
-#[derive(Debug, Serialize, Deserialize)]
+/// Bytes of a line: most are shorter.
+const LINE: usize = 768;
+
+/// A line of the journal, as it is read.
+#[derive(Debug, Deserialize)]
 #[allow(clippy::large_enum_variant)]
 // Never more than one at a time.
-pub(super) enum Line<'a> {
+pub(super) enum Line {
     /// A hold was given.
-    H(Cow<'a, HoldLine<'a>>),
+    H(HoldLine),
     /// An attempt ended; the row's id is the hold's.
-    S(Cow<'a, Row>),
+    S(Row),
     /// The attempt of this hold was never made.
     R(i64),
 }
 
 /// A hold, as the journal has it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct HoldLine<'a> {
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct HoldLine {
     pub(super) id: i64,
     #[serde(with = "micros")]
     at: DateTime<Utc>,
     /// In nano-dollars.
     worst: u64,
-    request: Cow<'a, str>,
-    scopes: Vec<(Kind, Cow<'a, str>)>,
-    pub(super) accounts: Cow<'a, [AccountKey]>,
+    request: String,
+    scopes: Vec<(Kind, String)>,
+    pub(super) accounts: Vec<AccountKey>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(transparent)]
 struct Kind(#[serde(with = "word")] ScopeKind);
 
-impl HoldLine<'_> {
+impl HoldLine {
     /// The row of a hold whose end nobody saw: its worst case, as an estimate.
     pub(super) fn lost(&self) -> Row {
         let mut row = Row::new(self.at);
         row.id = self.id;
-        row.request_id = self.request.to_string();
+        row.request_id.clone_from(&self.request);
         for (Kind(kind), id) in &self.scopes {
-            row.name_scope(*kind, id.to_string());
+            row.name_scope(*kind, id.clone());
         }
         row.outcome = Cow::Borrowed("lost");
         row.usage_source = crate::units::UsageSource::Estimated;
@@ -121,7 +125,7 @@ struct State {
 
 /// A hold that has not ended.
 struct Open {
-    line: Box<[u8]>,
+    line: Vec<u8>,
     accounts: Vec<AccountKey>,
 }
 
@@ -177,15 +181,7 @@ impl Journal {
     /// Notes a hold. With `force` it counts as noted even if it can't be written.
     pub(super) fn hold(&self, note: HoldNote<'_>, force: bool) -> io::Result<i64> {
         let id = self.next_id();
-        let line = Line::H(Cow::Owned(HoldLine {
-            id,
-            at: note.at,
-            worst: note.worst.0,
-            request: note.request.into(),
-            scopes: note.scopes.iter().map(|(kind, id)| (Kind(*kind), (*id).into())).collect(),
-            accounts: Cow::Borrowed(&note.accounts),
-        }));
-        let bytes = encode(&line)?;
+        let bytes = hold_line(id, &note);
         let mut state = self.state.lock();
         let written = self.write(&mut state, &bytes);
         if let Err(error) = written
@@ -193,7 +189,7 @@ impl Journal {
         {
             return Err(error);
         }
-        state.open.insert(id, Open { line: bytes.into(), accounts: note.accounts });
+        state.open.insert(id, Open { line: bytes, accounts: note.accounts });
         Ok(id)
     }
 
@@ -207,9 +203,9 @@ impl Journal {
         pass: impl FnOnce(Queued, bool) -> bool,
     ) {
         row.id = hold.unwrap_or_else(|| self.next_id());
-        let line = encode(&Line::S(Cow::Borrowed(&row)));
+        let line = row_line(&row);
         let mut state = self.state.lock();
-        let written = line.and_then(|line| self.write(&mut state, &line));
+        let written = self.write(&mut state, &line);
         let accounts = state.open.remove(&row.id).map(|open| open.accounts).unwrap_or_default();
         state.ends += 1;
         let queued = Queued { number: state.ends, row, accounts, since: Instant::now() };
@@ -230,11 +226,13 @@ impl Journal {
 
     /// Forgets a hold whose attempt was never made.
     pub(super) fn release(&self, hold: i64) {
-        let line = encode(&Line::R(hold));
+        let mut line = JsonLine::with_capacity(32);
+        line.number("R", hold);
+        let line = line.end();
         let mut state = self.state.lock();
         state.open.remove(&hold);
         // Should this fail, a kill books an attempt that was never made: dear, but safe.
-        let _ = line.and_then(|line| self.write(&mut state, &line));
+        let _ = self.write(&mut state, &line);
     }
 
     /// Every end up to this one is committed: files that have nothing else to tell go.
@@ -345,11 +343,25 @@ impl Journal {
     }
 }
 
-fn encode(line: &Line<'_>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(768);
-    serde_json::to_writer(&mut bytes, line)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+/// [`Line::H`].
+fn hold_line(id: i64, note: &HoldNote<'_>) -> Vec<u8> {
+    let mut line = JsonLine::with_capacity(LINE);
+    line.object("H", |line| {
+        line.number("id", id);
+        line.number("at", note.at.timestamp_micros());
+        line.number("worst", note.worst.0);
+        line.text("request", note.request);
+        line.list("scopes", note.scopes, |item, (kind, id)| item.pair(kind.word(), id));
+        line.list("accounts", &note.accounts, |item: &mut Item<'_>, key| item.raw(key.json()));
+    });
+    line.end()
+}
+
+/// [`Line::S`].
+fn row_line(row: &Row) -> Vec<u8> {
+    let mut line = JsonLine::with_capacity(LINE);
+    line.object("S", |line| row.write(line));
+    line.end()
 }
 
 pub(super) fn remove(path: &Path) {
@@ -357,5 +369,74 @@ pub(super) fn remove(path: &Path) {
         && error.kind() != io::ErrorKind::NotFound
     {
         log::warn!("{}: can't be removed: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::AccountName;
+    use crate::scope::Per;
+    use crate::units::UsageSource;
+
+    fn account(id: &str) -> AccountKey {
+        let id = id.into();
+        AccountName { kind: ScopeKind::Key, id, per: Per::Day, starts: -5, ends: i64::MAX }.into()
+    }
+
+    #[test]
+    fn a_hold_is_read_as_it_was_written() {
+        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
+        let odd = "a \"b\\\n\u{1}{[é😀";
+        let scopes = [(ScopeKind::Key, odd), (ScopeKind::Global, "")];
+        let accounts = vec![account(odd), account("plain")];
+        let note = HoldNote {
+            request: odd,
+            at,
+            worst: NanoUsd(u64::MAX),
+            scopes: &scopes,
+            accounts: accounts.clone(),
+        };
+        let Ok(Line::H(read)) = serde_json::from_slice(&hold_line(7, &note)) else { panic!() };
+        assert_eq!((read.id, read.at, read.worst), (7, at, u64::MAX));
+        assert_eq!((read.request.as_str(), &read.accounts), (odd, &accounts));
+        assert_eq!(read.lost().key_id, odd);
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
+        let empty = Row::new(at);
+        let full = Row {
+            id: i64::MAX,
+            request_id: "req \"1\"".into(),
+            key_id: "k\n".into(),
+            team: Some("t".into()),
+            user: Some(String::new()),
+            model: "m".into(),
+            provider: "p".into(),
+            target_model: "t/m".into(),
+            attempt: 3,
+            outcome: "ok".into(),
+            status: Some(200),
+            stream: true,
+            input_tokens: Some(1),
+            cached_input_tokens: Some(2),
+            cache_write_tokens: Some(3),
+            output_tokens: Some(4),
+            reasoning_tokens: Some(5),
+            usage_source: UsageSource::Reported,
+            cost_nano_usd: NanoUsd(6),
+            price_version: "v".into(),
+            first_token_ms: Some(7),
+            duration_ms: 8,
+            client_gone: true,
+            metadata: "{\"a\":\"\\u0000\"}".into(),
+            ..empty.clone()
+        };
+        for row in [empty, full] {
+            let Ok(Line::S(read)) = serde_json::from_slice(&row_line(&row)) else { panic!() };
+            assert_eq!(read, row);
+        }
     }
 }

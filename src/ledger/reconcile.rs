@@ -35,7 +35,7 @@ pub(super) struct Found {
 /// What lines say.
 #[derive(Default)]
 struct Events {
-    holds: AHashMap<i64, HoldLine<'static>>,
+    holds: AHashMap<i64, HoldLine>,
     settled: BTreeMap<i64, Row>,
     released: BTreeSet<i64>,
     unreadable: u64,
@@ -157,10 +157,10 @@ impl Events {
         while lines.read_until(b'\n', &mut line)? > 0 {
             match serde_json::from_slice(&line) {
                 Ok(Line::H(hold)) => {
-                    self.holds.insert(hold.id, hold.into_owned());
+                    self.holds.insert(hold.id, hold);
                 }
                 Ok(Line::S(row)) => {
-                    self.settled.insert(row.id, row.into_owned());
+                    self.settled.insert(row.id, row);
                 }
                 Ok(Line::R(id)) => {
                     self.released.insert(id);

@@ -1,12 +1,12 @@
 //! What budgets need of whoever keeps their books; [`super::Ledger`] is one, a fleet's would be
 //! another.
 
-use super::row::{Row, word};
+use super::row::{Row, Word, word};
+use crate::json_line::JsonLine;
 use crate::scope::{Per, ScopeKind};
 use crate::units::{Name, NanoUsd};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer};
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -23,17 +23,17 @@ pub struct AccountKey(Arc<Made>);
 struct Made {
     account: AccountName,
     /// As JSON.
-    line: Option<Box<RawValue>>,
+    json: String,
 }
 
 /// What names an account.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 pub struct AccountName {
     /// What kind of scope.
     #[serde(with = "word", rename = "k")]
     pub kind: ScopeKind,
     /// Its name.
-    #[serde(serialize_with = "write_name", deserialize_with = "read_name", rename = "i")]
+    #[serde(deserialize_with = "read_name", rename = "i")]
     pub id: Name,
     /// The kind of window.
     #[serde(with = "word", rename = "p")]
@@ -48,8 +48,21 @@ pub struct AccountName {
 
 impl From<AccountName> for AccountKey {
     fn from(account: AccountName) -> AccountKey {
-        let line = serde_json::value::to_raw_value(&account).ok();
-        AccountKey(Arc::new(Made { account, line }))
+        let mut json = JsonLine::with_capacity(96);
+        json.text("k", account.kind.word());
+        json.text("i", &account.id);
+        json.text("p", account.per.word());
+        json.number("s", account.starts);
+        json.number("e", account.ends);
+        let json = String::from_utf8(json.end()).unwrap_or_default();
+        AccountKey(Arc::new(Made { account, json: json.trim_end().to_owned() }))
+    }
+}
+
+impl AccountKey {
+    /// As the journal has it.
+    pub(super) fn json(&self) -> &str {
+        &self.0.json
     }
 }
 
@@ -75,23 +88,10 @@ impl Hash for AccountKey {
     }
 }
 
-impl Serialize for AccountKey {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match &self.0.line {
-            Some(line) => line.serialize(s),
-            None => (**self).serialize(s),
-        }
-    }
-}
-
 impl<'de> Deserialize<'de> for AccountKey {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<AccountKey, D::Error> {
         AccountName::deserialize(d).map(AccountKey::from)
     }
-}
-
-fn write_name<S: Serializer>(name: &Name, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(name)
 }
 
 fn read_name<'de, D: Deserializer<'de>>(d: D) -> Result<Name, D::Error> {

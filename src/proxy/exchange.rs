@@ -321,9 +321,9 @@ impl AttemptRecord {
     }
 
     /// As it stands in the access log.
-    pub fn line(&self) -> AttemptLine {
+    pub fn line(&self) -> AttemptLine<'_> {
         AttemptLine {
-            target: self.target.clone(),
+            target: &self.target,
             status: self.status,
             outcome: self.outcome,
             ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),

@@ -165,7 +165,7 @@ pub fn head(session: &Session) -> Head {
     let retry = header.headers.get("x-stainless-retry-count").map(|value| value.as_bytes());
     Head {
         client: session.client_addr().map(ToString::to_string).unwrap_or_default(),
-        method: header.method.as_str().chars().take(16).collect(),
+        method: header.method.as_str().get(..16).unwrap_or(header.method.as_str()).to_owned(),
         sdk_retry: retry.is_some_and(|count| count != b"0"),
     }
 }

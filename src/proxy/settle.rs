@@ -379,7 +379,7 @@ pub struct Head {
     pub sdk_retry: bool,
 }
 
-fn entry(exchange: &Exchange, head: &Head, took: Duration) -> Entry {
+fn entry<'a>(exchange: &'a Exchange, head: &'a Head, took: Duration) -> Entry<'a> {
     let call = exchange.call.as_ref();
     let caller = exchange.caller.as_ref();
     let done = call.map_or(&[][..], |call| &call.done);
@@ -387,16 +387,16 @@ fn entry(exchange: &Exchange, head: &Head, took: Duration) -> Entry {
     let cost = done.iter().fold(NanoUsd(0), |sum, record| sum.saturating_add(record.cost));
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Entry {
-        ts: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-        request_id: exchange.id.clone(),
-        client: head.client.clone(),
-        method: head.method.clone(),
+        ts: chrono::Utc::now(),
+        request_id: &exchange.id,
+        client: &head.client,
+        method: &head.method,
         endpoint: exchange.endpoint.map_or("-", |endpoint| endpoint.as_str()),
-        key_id: caller.map(|caller| caller.id.to_string()),
-        team: caller.and_then(|caller| caller.team.clone()),
-        user: caller.and_then(|caller| caller.user.clone()),
-        model: exchange.model.as_ref().map(|model| model.name.clone()),
-        target: last.map(|record| record.target.clone()),
+        key_id: caller.map(|caller| &*caller.id),
+        team: caller.and_then(|caller| caller.team.as_deref()),
+        user: caller.and_then(|caller| caller.user.as_deref()),
+        model: exchange.model.as_ref().map(|model| model.name.as_str()),
+        target: last.map(|record| record.target.as_str()),
         status: exchange.status,
         code: exchange.refusal.as_ref().map(|refusal| refusal.reason.code()),
         stream: call.is_some_and(|call| call.stream),
@@ -417,7 +417,7 @@ fn entry(exchange: &Exchange, head: &Head, took: Duration) -> Entry {
         bytes_out: last.map_or(0, |record| record.bytes),
         first_token_ms: last.and_then(|record| record.first_token).map(millis),
         duration_ms: millis(took),
-        upstream_request_id: last.and_then(|record| record.upstream_id.clone()),
+        upstream_request_id: last.and_then(|record| record.upstream_id.as_deref()),
         config: exchange.snapshot.generation,
         sdk_retry: head.sdk_retry,
     }
