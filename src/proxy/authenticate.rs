@@ -7,10 +7,16 @@ use crate::reject::{Reason, Reject};
 use crate::secret::sha256;
 use chrono::{DateTime, Utc};
 use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName};
 use std::sync::Arc;
 
 /// The headers that may carry a key. They are never forwarded.
-pub const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+pub static KEY_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Where virtual keys are: in the file, and beside it.
 #[derive(Clone, Copy)]
@@ -90,7 +96,7 @@ pub fn in_force(
 /// The one key that the headers carry.
 fn presented(headers: &HeaderMap) -> Result<&str, Reject> {
     let mut found: Option<&str> = None;
-    for name in KEY_HEADERS {
+    for name in &KEY_HEADERS {
         for value in headers.get_all(name) {
             let Ok(text) = value.to_str() else {
                 return Err(Reject::new(
@@ -98,7 +104,7 @@ fn presented(headers: &HeaderMap) -> Result<&str, Reject> {
                     "the key has characters that no key has.",
                 ));
             };
-            let key = if name == "authorization" { bearer(text) } else { Some(text.trim()) };
+            let key = if name == AUTHORIZATION { bearer(text) } else { Some(text.trim()) };
             let Some(key) = key else {
                 return Err(Reject::new(
                     Reason::InvalidApiKey,

@@ -97,11 +97,19 @@ pub struct Exchange {
     pub told: bool,
 }
 
+fn request_id() -> String {
+    let mut id = [0; 36];
+    id[..4].copy_from_slice(b"req_");
+    // 32 digits for 16 bytes: it can't fail.
+    let _ = hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut id[4..]);
+    String::from_utf8_lossy(&id).into_owned()
+}
+
 impl Exchange {
     /// A request whose header has just been read.
     pub fn new(gateway: &Gateway) -> Self {
         Exchange {
-            id: format!("req_{:032x}", rand::random::<u128>()),
+            id: request_id(),
             started: Instant::now(),
             snapshot: gateway.live.snapshot(),
             running: gateway.running.enter(),

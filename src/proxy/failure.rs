@@ -8,11 +8,15 @@ use super::{held, relay, reply};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use bytes::Bytes;
+use http::HeaderName;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 use std::time::{Duration, Instant};
+
+/// How often an SDK says it has repeated the request.
+static RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// A pooled connection that was dead shows it within a round trip or two. One that breaks later
 /// has carried the request, which may be billed: that is an attempt like any other.
@@ -162,7 +166,7 @@ pub fn note_client(exchange: &mut Exchange, error: Option<&Error>) {
 /// What the log says of the request's header.
 pub fn head(session: &Session) -> Head {
     let header = session.req_header();
-    let retry = header.headers.get("x-stainless-retry-count").map(|value| value.as_bytes());
+    let retry = header.headers.get(&RETRY_COUNT).map(|value| value.as_bytes());
     Head {
         client: session.client_addr().map(ToString::to_string).unwrap_or_default(),
         method: header.method.as_str().get(..16).unwrap_or(header.method.as_str()).to_owned(),

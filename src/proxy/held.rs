@@ -15,7 +15,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use pingora_core::ErrorType::{self, Custom};
 use pingora_core::protocols::Digest;
@@ -37,6 +37,8 @@ const SWALLOWED: ErrorType = Custom("Swallowed");
 
 /// The largest answer whose header is held back until its cost is known, in bytes.
 const MAX_HELD_ANSWER: usize = 1024 * 1024;
+
+static COST: HeaderName = HeaderName::from_static("x-tollbar-cost-usd");
 
 /// The handle by which the hooks steer the wrapper, which they can't reach inside Pingora.
 #[derive(Clone, Default)]
@@ -163,7 +165,7 @@ impl HeldSession {
         if let (Some(cost), Some(HttpTask::Header(header, _))) =
             (state.cost.take(), held.tasks.first_mut())
         {
-            let _ = header.insert_header("x-tollbar-cost-usd", cost);
+            let _ = header.insert_header(&COST, cost);
         }
         held.tasks
     }

@@ -9,6 +9,7 @@ use crate::state::{ByteBudget, ByteShare};
 use crate::wire::route::Endpoint;
 use crate::wire::{multipart, scan};
 use bytes::{Bytes, BytesMut};
+use http::header;
 use pingora_core::protocols::http::ServerSession;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub fn framing(session: &ServerSession) -> Result<(), Reject> {
             format!("the request's headers have {length} bytes; at most {MAX_HEADER} are taken."),
         ));
     }
-    if headers.contains_key("transfer-encoding") {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
         // Pingora drops Content-Length when both are there: only the raw bytes still show it.
         let raw = session.to_h1_raw();
         let conflicting = raw.split(|byte| *byte == b'\n').any(|line| {
@@ -58,7 +59,7 @@ pub fn framing(session: &ServerSession) -> Result<(), Reject> {
             ));
         }
     }
-    match headers.get("content-encoding").map(|value| value.as_bytes()) {
+    match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"identity" | b"") => Ok(()),
         Some(_) => Err(Reject::new(
             Reason::UnsupportedEncoding,
@@ -82,7 +83,7 @@ pub async fn receive(
     }
     let cap = server.max_buffered_bytes;
     let mut share = budget.take(declared.unwrap_or(STEP), cap).ok_or_else(overloaded)?;
-    if session.req_header().headers.contains_key("expect") {
+    if session.req_header().headers.contains_key(header::EXPECT) {
         // Pingora takes any header that goes out before the body is in for the end of keep-alive.
         let kept = session.get_keepalive();
         let _ = session.write_continue_response().await;
@@ -135,7 +136,7 @@ pub async fn receive(
 }
 
 fn content_length(session: &ServerSession) -> Result<Option<u64>, Reject> {
-    let Some(value) = session.req_header().headers.get("content-length") else {
+    let Some(value) = session.req_header().headers.get(header::CONTENT_LENGTH) else {
         return Ok(None);
     };
     let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());

@@ -17,6 +17,10 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::time::Instant;
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// Upstream response headers that end here: what belongs to one hop, what belongs to the
 /// provider's own site, and the names under which the gateway speaks itself.
 static NOT_RELAYED: [HeaderName; 14] = [
@@ -30,10 +34,10 @@ static NOT_RELAYED: [HeaderName; 14] = [
     header::ALT_SVC,
     header::SERVER,
     header::STRICT_TRANSPORT_SECURITY,
-    HeaderName::from_static("x-request-id"),
-    HeaderName::from_static("request-id"),
+    X_REQUEST_ID,
+    REQUEST_ID,
     header::DATE,
-    HeaderName::from_static("x-accel-buffering"),
+    X_ACCEL_BUFFERING,
 ];
 
 static MODEL: HeaderName = HeaderName::from_static("x-tollbar-model");
@@ -88,7 +92,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     let events = content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");
-    let coded = header.headers.contains_key("content-encoding");
+    let coded = header.headers.contains_key(header::CONTENT_ENCODING);
     let meter = match (events, json) {
         _ if coded || !metered => Meter::opaque(endpoint),
         (true, _) => Meter::stream(endpoint, hide),
@@ -97,10 +101,10 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     };
     if events && hide && !coded {
         // A chunk may be taken out: the length is not known any more.
-        header.remove_header("content-length");
+        header.remove_header(&header::CONTENT_LENGTH);
     }
-    let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
-    let upstream_id = text("x-request-id").or_else(|| text("request-id")).map(str::to_owned);
+    let text = |name: &HeaderName| header.headers.get(name).and_then(|value| value.to_str().ok());
+    let upstream_id = text(&X_REQUEST_ID).or_else(|| text(&REQUEST_ID)).map(str::to_owned);
     attempt.relay = Some(Relay {
         status,
         meter,
@@ -123,7 +127,7 @@ fn hides_usage(call: &Call) -> bool {
 }
 
 fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
-    let value = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim();
     essence.eq_ignore_ascii_case(wanted)
 }
@@ -136,6 +140,7 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     if header.status.is_informational() || is_swallowed(exchange) {
         return Ok(());
     }
+    forget_case(header)?;
     for name in &NOT_RELAYED {
         header.remove_header(name);
     }
@@ -167,8 +172,17 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     }
     if attempt.relay.as_ref().is_some_and(|relay| relay.events) {
         header.insert_header(header::CACHE_CONTROL, "no-cache, no-transform")?;
-        header.insert_header("x-accel-buffering", "no")?;
+        header.insert_header(&X_ACCEL_BUFFERING, "no")?;
     }
+    Ok(())
+}
+
+/// Drops the upstream's spelling of names, which Pingora keeps in a second map: every name that is
+/// put in would have to be spelled there too.
+fn forget_case(header: &mut ResponseHeader) -> Result<()> {
+    let empty = ResponseHeader::build_no_case(header.status, None)?;
+    let parts = http::response::Parts::from(std::mem::replace(header, empty));
+    *header = parts.into();
     Ok(())
 }
 

@@ -310,8 +310,9 @@ pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head)
         gateway.fallbacks.count(gateway.started.elapsed().as_secs(), fell_back);
     }
     let model = exchange.model_label();
-    let status = exchange.status.to_string();
-    let labels = [model, exchange.team_label(), status.as_str()];
+    let status = http::StatusCode::from_u16(exchange.status);
+    let status = status.as_ref().map_or("0", http::StatusCode::as_str);
+    let labels = [model, exchange.team_label(), status];
     gateway.metrics.requests.with_label_values(&labels).inc();
     Metrics::observe(&gateway.metrics.request_seconds, &[model], took);
     let entry = entry(exchange, request, took);

@@ -211,16 +211,16 @@ fn secret_value(text: &str) -> pingora_core::Result<HeaderValue> {
 /// The client's headers that a provider may see.
 fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let nominated: Vec<String> = headers
-        .get_all("connection")
+        .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    headers.iter().filter(move |(name, _)| {
-        let name = name.as_str();
+    headers.iter().filter(move |(header, _)| {
+        let name = header.as_str();
         !(NOT_FORWARDED.contains(&name)
-            || KEY_HEADERS.contains(&name)
+            || KEY_HEADERS.contains(header)
             || name.starts_with("x-tollbar-")
             || name.starts_with("x-forwarded-")
             || nominated.iter().any(|nominated| nominated == name))
