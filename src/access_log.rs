@@ -1,7 +1,7 @@
 //! One JSON line per request on standard output: who, what, where it went, how it ended.
 //! Never a key, never a prompt, never a path's query.
 
-use crate::json_line::JsonLine;
+use crate::json_line::{JsonLine, field};
 use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::{Condvar, Mutex};
 use std::io::Write;
@@ -66,41 +66,41 @@ pub struct AttemptLine<'a> {
 impl Entry<'_> {
     fn line(&self) -> Vec<u8> {
         let mut line = JsonLine::with_capacity(LINE);
-        line.text("ts", &self.ts.to_rfc3339_opts(SecondsFormat::Millis, true));
-        line.text("request_id", self.request_id);
-        line.text("client", self.client);
-        line.text("method", self.method);
-        line.text("endpoint", self.endpoint);
-        line.text_or_null("key_id", self.key_id);
-        line.text_or_null("team", self.team);
-        line.text_or_null("user", self.user);
-        line.text_or_null("model", self.model);
-        line.text_or_null("target", self.target);
-        line.number("status", self.status);
-        line.text_or_null("code", self.code);
-        line.flag("stream", self.stream);
-        line.list("attempts", &self.attempts, |item, attempt| {
+        line.text(field!("ts"), &self.ts.to_rfc3339_opts(SecondsFormat::Millis, true));
+        line.text(field!("request_id"), self.request_id);
+        line.text(field!("client"), self.client);
+        line.text(field!("method"), self.method);
+        line.text(field!("endpoint"), self.endpoint);
+        line.text_or_null(field!("key_id"), self.key_id);
+        line.text_or_null(field!("team"), self.team);
+        line.text_or_null(field!("user"), self.user);
+        line.text_or_null(field!("model"), self.model);
+        line.text_or_null(field!("target"), self.target);
+        line.number(field!("status"), self.status);
+        line.text_or_null(field!("code"), self.code);
+        line.flag(field!("stream"), self.stream);
+        line.list(field!("attempts"), &self.attempts, |item, attempt| {
             item.object(|line| {
-                line.text("target", attempt.target);
-                line.number_or_null("status", attempt.status);
-                line.text("outcome", attempt.outcome);
-                line.number("ms", attempt.ms);
+                line.text(field!("target"), attempt.target);
+                line.number_or_null(field!("status"), attempt.status);
+                line.text(field!("outcome"), attempt.outcome);
+                line.number(field!("ms"), attempt.ms);
             });
         });
-        line.text("outcome", self.outcome);
-        line.flag("client_gone", self.client_gone);
-        line.number_or_null("input_tokens", self.input_tokens);
-        line.number_or_null("cached_input_tokens", self.cached_input_tokens);
-        line.number_or_null("output_tokens", self.output_tokens);
-        line.text("usage_source", self.usage_source);
-        line.text_or_null("cost_usd", self.cost_usd.as_deref());
-        line.number("bytes_in", self.bytes_in);
-        line.number("bytes_out", self.bytes_out);
-        line.number_or_null("first_token_ms", self.first_token_ms);
-        line.number("duration_ms", self.duration_ms);
-        line.text_or_null("upstream_request_id", self.upstream_request_id);
-        line.number("config", self.config);
-        line.flag("sdk_retry", self.sdk_retry);
+        line.text(field!("outcome"), self.outcome);
+        line.flag(field!("client_gone"), self.client_gone);
+        line.number_or_null(field!("input_tokens"), self.input_tokens);
+        line.number_or_null(field!("cached_input_tokens"), self.cached_input_tokens);
+        line.number_or_null(field!("output_tokens"), self.output_tokens);
+        line.text(field!("usage_source"), self.usage_source);
+        line.text_or_null(field!("cost_usd"), self.cost_usd.as_deref());
+        line.number(field!("bytes_in"), self.bytes_in);
+        line.number(field!("bytes_out"), self.bytes_out);
+        line.number_or_null(field!("first_token_ms"), self.first_token_ms);
+        line.number(field!("duration_ms"), self.duration_ms);
+        line.text_or_null(field!("upstream_request_id"), self.upstream_request_id);
+        line.number(field!("config"), self.config);
+        line.flag(field!("sdk_retry"), self.sdk_retry);
         line.end()
     }
 }

@@ -4,6 +4,25 @@
 //! `serde_json` takes for them goes into finding out what each field is. Reading them back is
 //! `serde_json`'s affair.
 
+/// A field's name with everything around it, so that one copy writes it: see [`field!`].
+#[derive(Debug, Clone, Copy)]
+pub struct Field(&'static str);
+
+impl Field {
+    /// For [`field!`] alone.
+    pub const fn around(name: &'static str) -> Self {
+        Field(name)
+    }
+}
+
+/// A field's name. It needs no escapes.
+macro_rules! field {
+    ($name:literal) => {
+        const { $crate::json_line::Field::around(concat!(",\"", $name, "\":")) }
+    };
+}
+pub(crate) use field;
+
 /// An object that is being written.
 #[derive(Debug)]
 pub struct JsonLine {
@@ -25,13 +44,13 @@ impl JsonLine {
     }
 
     /// A field of text.
-    pub fn text(&mut self, name: &'static str, text: &str) {
+    pub fn text(&mut self, name: Field, text: &str) {
         self.name(name);
         self.quoted(text);
     }
 
     /// A field of text, or null.
-    pub fn text_or_null(&mut self, name: &'static str, text: Option<&str>) {
+    pub fn text_or_null(&mut self, name: Field, text: Option<&str>) {
         match text {
             Some(text) => self.text(name, text),
             None => self.null(name),
@@ -39,13 +58,13 @@ impl JsonLine {
     }
 
     /// A whole number.
-    pub fn number(&mut self, name: &'static str, number: impl itoa::Integer) {
+    pub fn number(&mut self, name: Field, number: impl itoa::Integer) {
         self.name(name);
         self.bytes.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
     /// A whole number, or null.
-    pub fn number_or_null(&mut self, name: &'static str, number: Option<impl itoa::Integer>) {
+    pub fn number_or_null(&mut self, name: Field, number: Option<impl itoa::Integer>) {
         match number {
             Some(number) => self.number(name, number),
             None => self.null(name),
@@ -53,13 +72,13 @@ impl JsonLine {
     }
 
     /// True or false.
-    pub fn flag(&mut self, name: &'static str, flag: bool) {
+    pub fn flag(&mut self, name: Field, flag: bool) {
         self.name(name);
         self.bytes.extend_from_slice(if flag { b"true" } else { b"false" });
     }
 
     /// An object as a field.
-    pub fn object(&mut self, name: &'static str, fields: impl FnOnce(&mut Self)) {
+    pub fn object(&mut self, name: Field, fields: impl FnOnce(&mut Self)) {
         self.name(name);
         self.bytes.push(b'{');
         fields(self);
@@ -69,7 +88,7 @@ impl JsonLine {
     /// A list as a field: `item` writes one.
     pub fn list<T>(
         &mut self,
-        name: &'static str,
+        name: Field,
         items: impl IntoIterator<Item = T>,
         mut item: impl FnMut(&mut Item<'_>, T),
     ) {
@@ -82,23 +101,20 @@ impl JsonLine {
         self.bytes.push(b']');
     }
 
-    fn null(&mut self, name: &'static str) {
+    fn null(&mut self, name: Field) {
         self.name(name);
         self.bytes.extend_from_slice(b"null");
     }
 
-    /// Names are written as they stand: they are ours, and need no escapes.
-    fn name(&mut self, name: &'static str) {
-        self.comma();
-        self.bytes.push(b'"');
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.extend_from_slice(b"\":");
+    fn name(&mut self, name: Field) {
+        let first = self.bytes.last() == Some(&b'{');
+        self.bytes.extend_from_slice(&name.0.as_bytes()[usize::from(first)..]);
     }
 
-    /// Before anything but the first: values never end in an opening bracket, not even texts,
+    /// Before any item but the first: values never end in an opening bracket, not even texts,
     /// which end in a quote.
     fn comma(&mut self) {
-        if !matches!(self.bytes.last(), Some(b'{' | b'[')) {
+        if self.bytes.last() != Some(&b'[') {
             self.bytes.push(b',');
         }
     }
@@ -196,19 +212,21 @@ mod tests {
     #[test]
     fn fields_are_what_serde_reads() {
         let mut line = JsonLine::with_capacity(0);
-        line.text("a", "x");
-        line.text_or_null("b", None);
-        line.number("c", u64::MAX);
-        line.number("d", i64::MIN);
-        line.number_or_null("e", None::<u64>);
-        line.flag("f", true);
-        line.object("g", |inner| inner.number("h", 1));
-        line.object("i", |_| {});
-        line.list("j", ["{", "["], |item, each| item.pair(each, "]"));
-        line.list("k", [1, 2], |item, each| item.object(|inner| inner.number("l", each)));
-        line.list("m", [0; 0], |_, _| {});
-        line.list("n", ["{}", "[1]"], |item, each| item.raw(each));
-        line.text("o", "end");
+        line.text(field!("a"), "x");
+        line.text_or_null(field!("b"), None);
+        line.number(field!("c"), u64::MAX);
+        line.number(field!("d"), i64::MIN);
+        line.number_or_null(field!("e"), None::<u64>);
+        line.flag(field!("f"), true);
+        line.object(field!("g"), |inner| inner.number(field!("h"), 1));
+        line.object(field!("i"), |_| {});
+        line.list(field!("j"), ["{", "["], |item, each| item.pair(each, "]"));
+        line.list(field!("k"), [1, 2], |item, each| {
+            item.object(|inner| inner.number(field!("l"), each))
+        });
+        line.list(field!("m"), [0; 0], |_, _| {});
+        line.list(field!("n"), ["{}", "[1]"], |item, each| item.raw(each));
+        line.text(field!("o"), "end");
         let wanted = json!({
             "a": "x", "b": null, "c": u64::MAX, "d": i64::MIN, "e": null, "f": true,
             "g": {"h": 1}, "i": {}, "j": [["{", "]"], ["[", "]"]], "k": [{"l": 1}, {"l": 2}],
@@ -233,11 +251,12 @@ mod tests {
 
     #[test]
     fn every_text_comes_back() {
-        let all: String = (0..=0x2ff).filter_map(char::from_u32).chain("\u{2028}😀".chars()).collect();
+        let all: String =
+            (0..=0x2ff).filter_map(char::from_u32).chain("\u{2028}😀".chars()).collect();
         for text in ["", "\"", "\\", "\n", "{", "[", ",", "a\u{0}b", &all] {
             let mut line = JsonLine::with_capacity(8);
-            line.text("first", text);
-            line.text("second", text);
+            line.text(field!("first"), text);
+            line.text(field!("second"), text);
             assert_eq!(read(line), json!({"first": text, "second": text}));
         }
     }

@@ -111,10 +111,21 @@ impl NanoUsd {
     }
 }
 
+/// Where the decimal point stands in the text of the largest amount.
+const POINT: usize = 11;
+
 /// Dollars with exactly nine digits, as the API and the ledger print them.
 impl fmt::Display for NanoUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+        // Digit by digit into place: it is written several times for every request.
+        let mut text = *b"00000000000.000000000";
+        let mut rest = self.0;
+        for at in (0..text.len()).rev().filter(|at| *at != POINT) {
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        let zeros = text[..POINT - 1].iter().take_while(|digit| **digit == b'0').count();
+        f.write_str(std::str::from_utf8(&text[zeros..]).unwrap_or_default())
     }
 }
 
@@ -130,5 +141,7 @@ mod tests {
     fn money_prints_nine_digits() {
         assert_eq!(NanoUsd(1_500_000_042).to_string(), "1.500000042");
         assert_eq!(NanoUsd(0).to_string(), "0.000000000");
+        assert_eq!(NanoUsd(10_000_000_000).to_string(), "10.000000000");
+        assert_eq!(NanoUsd(u64::MAX).to_string(), "18446744073.709551615");
     }
 }

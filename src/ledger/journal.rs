@@ -13,7 +13,7 @@
 
 use super::row::{Row, Word, micros, word};
 use super::store::{AccountKey, HoldNote};
-use crate::json_line::{Item, JsonLine};
+use crate::json_line::{Item, JsonLine, field};
 use crate::scope::ScopeKind;
 use crate::units::NanoUsd;
 use ahash::AHashMap;
@@ -227,7 +227,7 @@ impl Journal {
     /// Forgets a hold whose attempt was never made.
     pub(super) fn release(&self, hold: i64) {
         let mut line = JsonLine::with_capacity(32);
-        line.number("R", hold);
+        line.number(field!("R"), hold);
         let line = line.end();
         let mut state = self.state.lock();
         state.open.remove(&hold);
@@ -346,13 +346,15 @@ impl Journal {
 /// [`Line::H`].
 fn hold_line(id: i64, note: &HoldNote<'_>) -> Vec<u8> {
     let mut line = JsonLine::with_capacity(LINE);
-    line.object("H", |line| {
-        line.number("id", id);
-        line.number("at", note.at.timestamp_micros());
-        line.number("worst", note.worst.0);
-        line.text("request", note.request);
-        line.list("scopes", note.scopes, |item, (kind, id)| item.pair(kind.word(), id));
-        line.list("accounts", &note.accounts, |item: &mut Item<'_>, key| item.raw(key.json()));
+    line.object(field!("H"), |line| {
+        line.number(field!("id"), id);
+        line.number(field!("at"), note.at.timestamp_micros());
+        line.number(field!("worst"), note.worst.0);
+        line.text(field!("request"), note.request);
+        line.list(field!("scopes"), note.scopes, |item, (kind, id)| item.pair(kind.word(), id));
+        line.list(field!("accounts"), &note.accounts, |item: &mut Item<'_>, key| {
+            item.raw(key.json())
+        });
     });
     line.end()
 }
@@ -360,7 +362,7 @@ fn hold_line(id: i64, note: &HoldNote<'_>) -> Vec<u8> {
 /// [`Line::S`].
 fn row_line(row: &Row) -> Vec<u8> {
     let mut line = JsonLine::with_capacity(LINE);
-    line.object("S", |line| row.write(line));
+    line.object(field!("S"), |line| row.write(line));
     line.end()
 }
 

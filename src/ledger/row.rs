@@ -1,7 +1,7 @@
 //! One row of the ledger: an upstream attempt, and the words its columns are written in.
 
 use super::store::MAX_COST;
-use crate::json_line::JsonLine;
+use crate::json_line::{JsonLine, field};
 use crate::scope::{Per, ScopeKind};
 use crate::units::{NanoUsd, UsageSource};
 use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
@@ -110,41 +110,41 @@ impl Row {
 
     /// Writes it for the journal, as it is read again; what is unknown is left out.
     pub(super) fn write(&self, line: &mut JsonLine) {
-        line.number("id", self.id);
-        line.text("request_id", &self.request_id);
-        line.number("at", self.at.timestamp_micros());
-        line.text("key_id", &self.key_id);
-        for (name, text) in [("team", &self.team), ("user", &self.user)] {
+        line.number(field!("id"), self.id);
+        line.text(field!("request_id"), &self.request_id);
+        line.number(field!("at"), self.at.timestamp_micros());
+        line.text(field!("key_id"), &self.key_id);
+        for (name, text) in [(field!("team"), &self.team), (field!("user"), &self.user)] {
             if let Some(text) = text {
                 line.text(name, text);
             }
         }
-        line.text("model", &self.model);
-        line.text("provider", &self.provider);
-        line.text("target_model", &self.target_model);
-        line.number("attempt", self.attempt);
-        line.text("outcome", &self.outcome);
-        line.flag("stream", self.stream);
+        line.text(field!("model"), &self.model);
+        line.text(field!("provider"), &self.provider);
+        line.text(field!("target_model"), &self.target_model);
+        line.number(field!("attempt"), self.attempt);
+        line.text(field!("outcome"), &self.outcome);
+        line.flag(field!("stream"), self.stream);
         let numbers = [
-            ("status", self.status.map(u64::from)),
-            ("input_tokens", self.input_tokens),
-            ("cached_input_tokens", self.cached_input_tokens),
-            ("cache_write_tokens", self.cache_write_tokens),
-            ("output_tokens", self.output_tokens),
-            ("reasoning_tokens", self.reasoning_tokens),
-            ("first_token_ms", self.first_token_ms),
+            (field!("status"), self.status.map(u64::from)),
+            (field!("input_tokens"), self.input_tokens),
+            (field!("cached_input_tokens"), self.cached_input_tokens),
+            (field!("cache_write_tokens"), self.cache_write_tokens),
+            (field!("output_tokens"), self.output_tokens),
+            (field!("reasoning_tokens"), self.reasoning_tokens),
+            (field!("first_token_ms"), self.first_token_ms),
         ];
         for (name, number) in numbers {
             if let Some(number) = number {
                 line.number(name, number);
             }
         }
-        line.text("usage_source", self.usage_source.word());
-        line.number("cost_nano_usd", self.cost_nano_usd.0);
-        line.text("price_version", &self.price_version);
-        line.number("duration_ms", self.duration_ms);
-        line.flag("client_gone", self.client_gone);
-        line.text("metadata", &self.metadata);
+        line.text(field!("usage_source"), self.usage_source.word());
+        line.number(field!("cost_nano_usd"), self.cost_nano_usd.0);
+        line.text(field!("price_version"), &self.price_version);
+        line.number(field!("duration_ms"), self.duration_ms);
+        line.flag(field!("client_gone"), self.client_gone);
+        line.text(field!("metadata"), &self.metadata);
     }
 
     /// The column that names a scope of this kind; `None` where the attempt has none.

@@ -2,7 +2,7 @@
 //! another.
 
 use super::row::{Row, Word, word};
-use crate::json_line::JsonLine;
+use crate::json_line::{JsonLine, field};
 use crate::scope::{Per, ScopeKind};
 use crate::units::{Name, NanoUsd};
 use chrono::{DateTime, Utc};
@@ -49,11 +49,11 @@ pub struct AccountName {
 impl From<AccountName> for AccountKey {
     fn from(account: AccountName) -> AccountKey {
         let mut json = JsonLine::with_capacity(96);
-        json.text("k", account.kind.word());
-        json.text("i", &account.id);
-        json.text("p", account.per.word());
-        json.number("s", account.starts);
-        json.number("e", account.ends);
+        json.text(field!("k"), account.kind.word());
+        json.text(field!("i"), &account.id);
+        json.text(field!("p"), account.per.word());
+        json.number(field!("s"), account.starts);
+        json.number(field!("e"), account.ends);
         let json = String::from_utf8(json.end()).unwrap_or_default();
         AccountKey(Arc::new(Made { account, json: json.trim_end().to_owned() }))
     }

@@ -220,7 +220,8 @@ fn understand(
     path_model: Option<&str>,
     body: &Bytes,
 ) -> Result<inspect::Asked, Reject> {
-    let content_type = session.get_header(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type =
+        session.get_header(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     inspect::understand(endpoint, path_model, content_type.unwrap_or(""), body)
 }
 

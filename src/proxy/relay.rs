@@ -1,6 +1,7 @@
 //! The answer goes past: chunks leave as they come, a copy of them is metered.
 
 use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
+use super::reply::{identity, value};
 use super::settle;
 use super::upstream::asks_usage;
 use crate::faults;
@@ -11,8 +12,8 @@ use crate::wire::route::Endpoint;
 use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
-use http::HeaderMap;
 use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::time::Instant;
@@ -40,10 +41,11 @@ static NOT_RELAYED: [HeaderName; 14] = [
     X_ACCEL_BUFFERING,
 ];
 
-static MODEL: HeaderName = HeaderName::from_static("x-tollbar-model");
-static TARGET: HeaderName = HeaderName::from_static("x-tollbar-target");
-static ATTEMPTS: HeaderName = HeaderName::from_static("x-tollbar-attempts");
-static MOST_OUTPUT: HeaderName = HeaderName::from_static("x-tollbar-max-output-tokens");
+const MODEL: HeaderName = HeaderName::from_static("x-tollbar-model");
+const TARGET: HeaderName = HeaderName::from_static("x-tollbar-target");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-tollbar-attempts");
+const CLAMPED: HeaderName = HeaderName::from_static("x-tollbar-clamped");
+const MOST_OUTPUT: HeaderName = HeaderName::from_static("x-tollbar-max-output-tokens");
 
 /// The most that is read of a 429's body.
 const MAX_COMPLAINT: usize = 64 * 1024;
@@ -127,12 +129,16 @@ fn hides_usage(call: &Call) -> bool {
 }
 
 fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let value =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim();
     essence.eq_ignore_ascii_case(wanted)
 }
 
 /// The header as the client gets it.
+///
+/// The upstream's spelling of names goes: Pingora keeps it in a second map, in which every name
+/// that is put in would have to be spelled too.
 ///
 /// # Errors
 /// Only when a header can't be written, which is a bug.
@@ -140,49 +146,50 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
     if header.status.is_informational() || is_swallowed(exchange) {
         return Ok(());
     }
-    forget_case(header)?;
+    let empty = ResponseHeader::build_no_case(header.status, None)?;
+    let mut parts = http::response::Parts::from(std::mem::replace(header, empty));
+    exchange.status = parts.status.as_u16();
+    drop_upstreams(&mut parts.headers);
+    insert_own(exchange, &mut parts.headers)?;
+    *header = parts.into();
+    Ok(())
+}
+
+/// Takes out what is not relayed, and what only the gateway may say.
+fn drop_upstreams(headers: &mut HeaderMap) {
     for name in &NOT_RELAYED {
-        header.remove_header(name);
+        headers.remove(name);
     }
-    let own: Vec<_> = header
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-tollbar-"))
-        .cloned()
-        .collect();
-    for name in own {
-        header.remove_header(&name);
+    let own = |name: &&HeaderName| name.as_str().starts_with("x-tollbar-");
+    for name in headers.keys().filter(own).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
     }
-    exchange.status = header.status.as_u16();
-    super::reply::identify(exchange, header)?;
+}
+
+/// Puts in what the gateway says.
+fn insert_own(exchange: &Exchange, headers: &mut HeaderMap) -> Result<()> {
+    headers.reserve(8);
+    headers.extend(identity(exchange)?);
     let Some(call) = exchange.call.as_ref() else {
         return Ok(());
     };
     let Some(attempt) = call.current.as_ref() else {
         return Ok(());
     };
-    header.insert_header(&MODEL, attempt.candidate.model.name.as_str())?;
-    header.insert_header(&TARGET, attempt.candidate.target.id.as_str())?;
-    header.insert_header(&ATTEMPTS, (call.done.len() + 1).to_string())?;
+    headers.insert(MODEL, value(&attempt.candidate.model.name)?);
+    headers.insert(TARGET, value(&attempt.candidate.target.id)?);
+    headers.insert(ATTEMPTS, HeaderValue::from(call.done.len() + 1));
     if attempt.clamped.is_some() {
-        header.insert_header("x-tollbar-clamped", "low-budget")?;
+        headers.insert(CLAMPED, HeaderValue::from_static("low-budget"));
     }
     if let Some(cap) = attempt.clamped.or(attempt.candidate.model.max_output_tokens) {
-        header.insert_header(&MOST_OUTPUT, cap.to_string())?;
+        headers.insert(MOST_OUTPUT, HeaderValue::from(cap));
     }
     if attempt.relay.as_ref().is_some_and(|relay| relay.events) {
-        header.insert_header(header::CACHE_CONTROL, "no-cache, no-transform")?;
-        header.insert_header(&X_ACCEL_BUFFERING, "no")?;
+        let as_it_comes = HeaderValue::from_static("no-cache, no-transform");
+        headers.insert(header::CACHE_CONTROL, as_it_comes);
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    Ok(())
-}
-
-/// Drops the upstream's spelling of names, which Pingora keeps in a second map: every name that is
-/// put in would have to be spelled there too.
-fn forget_case(header: &mut ResponseHeader) -> Result<()> {
-    let empty = ResponseHeader::build_no_case(header.status, None)?;
-    let parts = http::response::Parts::from(std::mem::replace(header, empty));
-    *header = parts.into();
     Ok(())
 }
 

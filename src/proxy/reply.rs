@@ -5,9 +5,9 @@ use crate::reject::Reject;
 use crate::units::Dialect;
 use crate::wire::errors::{self, ErrorText};
 use bytes::Bytes;
-use http::HeaderName;
-use pingora_core::Result;
+use http::{HeaderName, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::Duration;
@@ -16,8 +16,10 @@ use std::time::Duration;
 /// refusal and can use the connection again.
 const MAX_DRAINED: u64 = 1024 * 1024;
 
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static CONFIG: HeaderName = HeaderName::from_static("x-tollbar-config");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The name that Anthropic's SDKs read.
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const CONFIG: HeaderName = HeaderName::from_static("x-tollbar-config");
 
 /// How long that may take.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -25,15 +27,21 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Headers that every answer carries.
 ///
 /// # Errors
-/// Only when a header can't be written, which is a bug.
-pub fn identify(exchange: &Exchange, header: &mut ResponseHeader) -> Result<()> {
-    header.insert_header(&REQUEST_ID, exchange.id.as_str())?;
-    if exchange.dialect == Dialect::Anthropic {
-        // The name that Anthropic's SDKs read.
-        header.insert_header("request-id", exchange.id.as_str())?;
-    }
-    header.insert_header(&CONFIG, exchange.snapshot.generation.to_string())?;
-    Ok(())
+/// Only when a value can't stand in a header, which is a bug.
+pub fn identity(exchange: &Exchange) -> Result<impl Iterator<Item = (HeaderName, HeaderValue)>> {
+    let id = value(&exchange.id)?;
+    let again =
+        (exchange.dialect == Dialect::Anthropic).then(|| (ANTHROPIC_REQUEST_ID, id.clone()));
+    let generation = HeaderValue::from(exchange.snapshot.generation);
+    Ok([(REQUEST_ID, id), (CONFIG, generation)].into_iter().chain(again))
+}
+
+/// Text as a header's value.
+///
+/// # Errors
+/// When it has characters that no header can carry.
+pub fn value(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).or_err(ErrorType::InternalError, "no header carries this value")
 }
 
 /// Writes a refusal in the client's dialect.
@@ -93,7 +101,9 @@ async fn finish(
     body: Vec<u8>,
 ) -> Result<()> {
     header.insert_header("content-length", body.len().to_string())?;
-    identify(exchange, &mut header)?;
+    for (name, value) in identity(exchange)? {
+        header.insert_header(name, value)?;
+    }
     drain(session).await;
     session.write_response_header(Box::new(header), false).await?;
     session.write_response_body(Some(Bytes::from(body)), true).await
