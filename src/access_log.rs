@@ -64,7 +64,8 @@ pub struct AttemptLine<'a> {
 }
 
 impl Entry<'_> {
-    fn line(&self) -> Vec<u8> {
+    /// As a line of JSON, with its end.
+    pub fn line(&self) -> Vec<u8> {
         let mut line = JsonLine::with_capacity(LINE);
         line.text(field!("ts"), &self.ts.to_rfc3339_opts(SecondsFormat::Millis, true));
         line.text(field!("request_id"), self.request_id);
