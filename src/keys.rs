@@ -138,6 +138,11 @@ impl KeyTable {
         self.by_hash.find(place(hash), |caller| caller.hash == *hash)
     }
 
+    /// Forgets all keys, one after the other.
+    pub fn drain(&mut self) -> impl Iterator<Item = Arc<Caller>> {
+        self.by_hash.drain()
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.by_hash.len()

@@ -31,6 +31,7 @@ pub mod units;
 pub mod secret;
 pub mod reject;
 pub mod faults;
+pub mod turns;
 // wire: bytes <-> meaning, pure
 pub mod wire;
 // policy: decisions and in-process state

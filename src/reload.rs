@@ -1,6 +1,7 @@
 //! The configuration in force: load, swap in one step, or keep the old and say why.
 
 use crate::config::{self, Environment, Invalid, Loaded, Problem, snapshot::Snapshot};
+use crate::turns;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -143,7 +144,9 @@ impl Retired {
             }
             let done = waiting.snapshots.is_empty();
             drop(waiting);
-            drop(freed);
+            for mut old in freed.into_iter().filter_map(Arc::into_inner) {
+                old.keys.drain().for_each(|_| turns::step());
+            }
             if done {
                 return;
             }

@@ -15,6 +15,7 @@ use crate::resolve::Resolver;
 use crate::roster::Roster;
 use crate::scope::ScopeKind;
 use crate::systemd::Notifier;
+use crate::turns;
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
@@ -135,13 +136,14 @@ impl Gateway {
     }
 
     /// As [`Gateway::reload`], on a thread of its own that gets less of the processor than
-    /// requests do: loading many keys beside them would make them wait. `None`: it came to no end.
+    /// requests do, in short turns: loading many keys beside them would make them wait. `None`: it came to no end.
     pub async fn reload_aside(self: &Arc<Self>) -> Option<Result<u64, Vec<String>>> {
         let (answer, answered) = oneshot::channel();
         let (gateway, runtime) = (self.clone(), Handle::current());
         let work = move || {
             // For this thread only, and for good: so each reload has a new one.
             let _ = rustix::process::setpriority_process(None, NICE);
+            turns::take();
             let _context = runtime.enter();
             let result = gateway.reload();
             let retired = gateway.live.retired.clone();

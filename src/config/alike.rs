@@ -14,6 +14,7 @@
 
 use super::problem::Report;
 use super::yaml::{self, Kind, Lines, Node};
+use crate::turns;
 use ahash::AHashMap;
 use memchr::{memchr, memchr_iter, memmem};
 use std::fmt::Write as _;
@@ -396,6 +397,7 @@ impl<'t> Knife<'t> {
         let text = self.cut.text.as_bytes();
         let (mut words, mut form) = (Vec::new(), Vec::new());
         while at < text.len() {
+            turns::step();
             let indent = spaces(&text[at..]);
             let begins = text[at + indent..].starts_with(b"- ");
             if indent == self.indent && begins {

@@ -10,6 +10,7 @@ use super::text::Texts;
 use super::yaml::Node;
 use super::{check, file};
 use crate::keys::{Caller, KeyTable, Profile, Standing};
+use crate::turns;
 use crate::units::Name;
 use ahash::{AHashSet, RandomState};
 use chrono::{DateTime, Utc};
@@ -55,6 +56,7 @@ pub(crate) fn resolve(
             }
             Item::Run(run) => {
                 for item in cut.run(run) {
+                    turns::step();
                     if let Some(Some(pattern)) = patterns.get_mut(item.shape as usize) {
                         roll.alike(*item, cut.words(*item), pattern);
                     }
@@ -98,6 +100,7 @@ struct Roll<'a> {
 impl Roll<'_> {
     /// Reads an item as it is written, with everything that is to be said about it.
     fn written(&mut self, node: &Node) -> Option<Arc<Profile>> {
+        turns::pause();
         let index = self.index;
         self.index += 1;
         let written = file::Key::read(node, &format!("keys[{index}]"), self.report)?;

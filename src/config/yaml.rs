@@ -1,6 +1,7 @@
 //! YAML text to a small tree in which everything knows its line and numbers keep their digits.
 
 use super::problem::{Place, Report};
+use crate::turns;
 use ahash::{AHashMap, AHashSet};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
@@ -93,6 +94,7 @@ pub(crate) fn tree(
     let mut parser = Parser::new_from_iter(text.chars());
     while let Some(event) = parser.next_event() {
         let (event, span) = event?;
+        turns::step();
         builder.take(event, span.start)?;
     }
     Ok(builder.finish(report))
@@ -195,7 +197,6 @@ impl<'a> Builder<'a> {
                 let kind = known.map_or(Kind::Null, |node| node.kind.clone());
                 self.put(kind, line, 0);
             }
-            Event::DocumentStart(_) if self.root.is_some() => self.second = Some(line),
             Event::DocumentEnd => {
                 // An empty document has no event of its own.
                 self.root.get_or_insert(Node { line, kind: Kind::Null });
@@ -236,10 +237,9 @@ impl<'a> Builder<'a> {
             self.anchors.insert(anchor, node.clone());
         }
         let Some(frame) = self.open.last_mut() else {
-            if self.root.is_none() {
-                self.root = Some(node);
-            } else {
-                self.second = Some(own);
+            match self.root {
+                None => self.root = Some(node),
+                Some(_) => _ = self.second.get_or_insert(own),
             }
             return;
         };
@@ -337,8 +337,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Kind {
         return if fits { own() } else { Kind::Null };
     }
     match text {
-        "" if tag.is_none() => Kind::Null,
-        "~" | "null" | "Null" | "NULL" => Kind::Null,
+        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
         "true" | "True" | "TRUE" => Kind::Scalar("true".to_owned()),
         "false" | "False" | "FALSE" => Kind::Scalar("false".to_owned()),
         _ => own(),
