@@ -13,6 +13,7 @@
 //! whole text is parsed as it stands, and so it is after a syntax error.
 
 use super::problem::Report;
+use super::words::{self, Found, Word};
 use super::yaml::{self, Kind, Lines, Node};
 use crate::turns;
 use ahash::AHashMap;
@@ -25,9 +26,6 @@ const MARK: char = '\u{E0F7}';
 
 /// Kinds of items. Those of further ones are all parsed.
 const MAX_SHAPES: usize = 10_000;
-
-/// The longest word. A parser gives up on some things after 1024 characters.
-const MAX_WORD: usize = 200;
 
 /// The items of `keys:`, in the order of the file.
 pub(crate) struct KeyList<'t> {
@@ -54,60 +52,6 @@ pub(crate) struct Alike {
     pub shape: u32,
 }
 
-/// The words that may differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
-    Id,
-    Hash,
-    User,
-    Expires,
-}
-
-impl Word {
-    const ALL: [Word; 4] = [Word::Id, Word::Hash, Word::User, Word::Expires];
-
-    /// The key that it is the value of.
-    fn key(self) -> &'static str {
-        match self {
-            Word::Id => "id",
-            Word::Hash => "hash",
-            Word::User => "user",
-            Word::Expires => "expires",
-        }
-    }
-
-    /// The length of the word that begins here, if it is one: of characters that mean nothing to
-    /// YAML, wherever such a word may stand.
-    fn length(self, text: &[u8]) -> Option<usize> {
-        let pattern = |pattern: &[u8]| {
-            let fits = |(byte, p): (&u8, &u8)| match p {
-                b'0' => byte.is_ascii_digit(),
-                b'f' => byte.is_ascii_hexdigit(),
-                p => byte == p,
-            };
-            let begins = text.len() >= pattern.len() && text.iter().zip(pattern).all(fits);
-            begins.then_some(pattern.len())
-        };
-        match self {
-            Word::Hash => {
-                let digits = text.strip_prefix(b"sha256:")?.get(..64)?;
-                digits.iter().all(u8::is_ascii_hexdigit).then_some(7 + 64)
-            }
-            Word::Expires => pattern(b"0000-00-00T00:00:00Z"),
-            Word::Id | Word::User => {
-                let plain = |b: &u8| b.is_ascii_alphanumeric() || b"_-.@+/".contains(b);
-                let length = text.iter().take_while(|b| plain(b)).count();
-                let word = &text[..length];
-                let begins = word.first().is_some_and(u8::is_ascii_alphanumeric);
-                let means = [&b"null"[..], b"true", b"false"]
-                    .iter()
-                    .any(|other| word.eq_ignore_ascii_case(other));
-                (begins && length <= MAX_WORD && !means).then_some(length)
-            }
-        }
-    }
-}
-
 /// The words of an item.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Words<'t> {
@@ -124,12 +68,6 @@ struct Shape {
     line: usize,
     /// Its words, with the number of bytes before each, from the end of the one before.
     words: Vec<(Word, usize)>,
-}
-
-/// A word in an item.
-struct Found {
-    word: Word,
-    range: Range<usize>,
 }
 
 /// What the parser is to find, in this order.
@@ -360,7 +298,7 @@ fn first_item(text: &[u8]) -> Option<(usize, usize, usize)> {
     loop {
         (at, line) = (line_end(text, at), line + 1);
         let next = text.get(at..line_end(text, at)).filter(|next| !next.is_empty())?;
-        let indent = spaces(next);
+        let indent = words::spaces(next);
         match next.get(indent..)? {
             [b'\n', ..] | [b'#', ..] | [] => {}
             [b'-', b' ', ..] => return Some((at, line, indent)),
@@ -372,10 +310,6 @@ fn first_item(text: &[u8]) -> Option<(usize, usize, usize)> {
 /// Where the line after the one that begins here begins.
 fn line_end(text: &[u8], at: usize) -> usize {
     memchr(b'\n', &text[at..]).map_or(text.len(), |end| at + end + 1)
-}
-
-fn spaces(text: &[u8]) -> usize {
-    text.iter().take_while(|byte| **byte == b' ').count()
 }
 
 /// Goes through the list.
@@ -398,7 +332,7 @@ impl<'t> Knife<'t> {
         let (mut words, mut form) = (Vec::new(), Vec::new());
         while at < text.len() {
             turns::step();
-            let indent = spaces(&text[at..]);
+            let indent = words::spaces(&text[at..]);
             let begins = text[at + indent..].starts_with(b"- ");
             if indent == self.indent && begins {
                 let (end, after) = self.extent(at, line);
@@ -419,7 +353,7 @@ impl<'t> Knife<'t> {
         let mut at = start;
         loop {
             (at, line) = (line_end(text, at), line + 1);
-            let indent = spaces(&text[at..]);
+            let indent = words::spaces(&text[at..]);
             let blank = text.get(at + indent) == Some(&b'\n');
             if at >= text.len() || indent <= self.indent && !blank {
                 return (at, line);
@@ -441,7 +375,7 @@ impl<'t> Knife<'t> {
             self.by_form.clear();
             return self.keep();
         }
-        find_words(item, words);
+        words::find(item, words);
         let has = |word| words.iter().any(|found: &Found| found.word == word);
         if !has(Word::Id) || !has(Word::Hash) {
             return self.keep();
@@ -519,59 +453,4 @@ impl<'t> Knife<'t> {
         self.copy_to(self.cut.text.len());
         self.cut
     }
-}
-
-/// The words of an item, in order. Of two of a kind the first one.
-fn find_words(item: &[u8], found: &mut Vec<Found>) {
-    found.clear();
-    let flow = item.trim_ascii_start().starts_with(b"- {");
-    for colon in memchr_iter(b':', item) {
-        let word = Word::ALL.into_iter().find(|word| is_key(item, colon, word.key()));
-        let Some(word) = word.filter(|word| found.iter().all(|other| other.word != *word)) else {
-            continue;
-        };
-        if let Some(range) = value(item, colon, word, flow) {
-            found.push(Found { word, range });
-        }
-    }
-}
-
-/// Whether this is the name before the colon, with or without quotes.
-fn is_key(item: &[u8], colon: usize, name: &str) -> bool {
-    let before = &item[..colon];
-    let (quote, before) = match before {
-        [before @ .., quote @ (b'"' | b'\'')] => (Some(*quote), before),
-        _ => (None, before),
-    };
-    match before.strip_suffix(name.as_bytes()) {
-        Some([.., last]) => match quote {
-            Some(quote) => *last == quote,
-            None => matches!(last, b' ' | b'{' | b','),
-        },
-        _ => false,
-    }
-}
-
-/// Where the word after the colon is, if it is one and nothing else.
-fn value(item: &[u8], colon: usize, word: Word, flow: bool) -> Option<Range<usize>> {
-    let rest = &item[colon + 1..];
-    let skipped = spaces(rest);
-    let quote = match rest.get(skipped) {
-        Some(quote @ (b'"' | b'\'')) => Some(*quote),
-        _ => None,
-    };
-    let start = colon + 1 + skipped + usize::from(quote.is_some());
-    let end = start + word.length(&item[start..])?;
-    let after = &item[end..];
-    let complete = match quote {
-        Some(quote) => after.first() == Some(&quote),
-        None => match after.get(spaces(after)) {
-            Some(b'\n') | None => true,
-            // Outside of braces these would belong to the word.
-            Some(b',' | b'}') => flow,
-            Some(b'#') => after.starts_with(b" "),
-            Some(_) => false,
-        },
-    };
-    (complete && (skipped > 0 || quote.is_some())).then_some(start..end)
 }

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `yaml`: text to a tree with lines
-//! - `alike`: the same for a file with a million keys
+//! - `alike`, `words`: the same for a file with a million keys
 //! - `read`, `file`: the tree to the file as it is written, every key in one place
 //! - `text`: variables and secrets
 //! - `resolve`, `keylist` and others: the file to a [`Snapshot`], with the rules of the contract
@@ -25,6 +25,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod text;
+mod words;
 mod yaml;
 
 pub use plan::{candidates, not_acted_on, plan};
