@@ -119,7 +119,7 @@ fn check(file: &ConfigFile) -> ExitCode {
         Ok(path) => path,
         Err(code) => return code,
     };
-    match config::load(&path, &ProcessEnvironment, 1) {
+    match config::load(&path, &ProcessEnvironment, None) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 println!("warning: {}", warning.located(&path.display().to_string()));
@@ -166,7 +166,7 @@ fn spent(
     let environment: &dyn Environment = &ProcessEnvironment;
     let path = config::find(file.config.as_deref(), environment)
         .ok_or("there is no configuration file.\nname one with -c FILE or $TOLLBAR_CONFIG.")?;
-    let loaded = config::load(&path, environment, 1).map_err(|invalid| invalid.to_string())?;
+    let loaded = config::load(&path, environment, None).map_err(|invalid| invalid.to_string())?;
     let columns = reports::columns(group_by)?;
     let (from, to) = (from.map(reports::time).transpose()?, to.map(reports::time).transpose()?);
     let rows = ledger::spend(&loaded.snapshot.state_path, from, to, &columns)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The owner of a virtual key. The key itself is nowhere kept, only its hash.
 ///
 /// There may be a million of them: what many share is one [`Profile`], which this derefs to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The key's name in the configuration, the ledger and every message.
     pub id: Name,
@@ -35,7 +35,7 @@ impl Deref for Caller {
 }
 
 /// What a key may do, and for whom.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Profile {
     /// The team it belongs to.
     pub team: Option<String>,
@@ -68,7 +68,7 @@ pub enum Standing {
 }
 
 /// What happens to a request that may cost more than its budgets have left.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum LowBudget {
     /// It is refused.
     #[default]
@@ -138,6 +138,11 @@ impl KeyTable {
         self.by_hash.find(place(hash), |caller| caller.hash == *hash)
     }
 
+    /// Forgets all keys, one after the other.
+    pub fn drain(&mut self) -> impl Iterator<Item = Arc<Caller>> {
+        self.by_hash.drain()
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.by_hash.len()
@@ -161,7 +166,7 @@ fn place(hash: &[u8; 32]) -> u64 {
 }
 
 /// The names a key may use: globs in which only `*` is special.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Allow {
     all: bool,
     globs: Vec<Glob>,
@@ -188,7 +193,7 @@ impl Allow {
 
 /// One pattern, cut at its stars. Because `*` is the only special character, taking the
 /// leftmost place for every part is right, and no place is visited twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Glob {
     written: String,
     /// The text before the first star, between stars, after the last one.

@@ -32,6 +32,7 @@ pub mod secret;
 pub mod reject;
 pub mod faults;
 pub mod json_line;
+pub mod turns;
 // wire: bytes <-> meaning, pure
 pub mod wire;
 // policy: decisions and in-process state

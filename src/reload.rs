@@ -1,10 +1,18 @@
 //! The configuration in force: load, swap in one step, or keep the old and say why.
 
 use crate::config::{self, Environment, Invalid, Loaded, Problem, snapshot::Snapshot};
+use crate::turns;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How soon it is looked whether a configuration is still used, the first time …
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+
+/// … and how often in the end.
+const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Where a configuration comes from.
 pub enum Source {
@@ -20,6 +28,8 @@ pub struct Live {
     source: Source,
     environment: Box<dyn Environment + Send + Sync>,
     last: Mutex<Outcome>,
+    /// What was in force before.
+    pub retired: Arc<Retired>,
 }
 
 /// How the last reload ended.
@@ -40,13 +50,14 @@ impl Live {
         source: Source,
         environment: Box<dyn Environment + Send + Sync>,
     ) -> Result<(Self, Vec<Problem>), Invalid> {
-        let loaded = read(&source, environment.as_ref(), 1)?;
+        let loaded = read(&source, environment.as_ref(), None)?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let live = Live {
             current: ArcSwap::from_pointee(loaded.snapshot),
             source,
             environment,
             last: Mutex::new(Outcome { problems: Vec::new(), warnings }),
+            retired: Arc::default(),
         };
         Ok((live, loaded.warnings))
     }
@@ -71,7 +82,7 @@ impl Live {
     pub fn reload(&self) -> Result<Arc<Snapshot>, Vec<String>> {
         let mut last = self.last.lock();
         let old = self.current.load_full();
-        let loaded = match read(&self.source, self.environment.as_ref(), old.generation + 1) {
+        let loaded = match read(&self.source, self.environment.as_ref(), Some(&old)) {
             Ok(loaded) => loaded,
             Err(invalid) => {
                 last.problems = invalid.problems.iter().map(ToString::to_string).collect();
@@ -87,6 +98,7 @@ impl Live {
         last.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let new = Arc::new(loaded.snapshot);
         self.current.store(new.clone());
+        self.retired.add(old);
         Ok(new)
     }
 
@@ -96,12 +108,60 @@ impl Live {
     }
 }
 
-fn read(source: &Source, env: &dyn Environment, generation: u64) -> Result<Loaded, Invalid> {
+/// Configurations that are not in force any more, but that requests may still have.
+///
+/// The last one to let go of a configuration frees it, with each of perhaps a million keys. That
+/// takes too long to be done by a thread that serves requests, so the last one is always here.
+#[derive(Default)]
+pub struct Retired(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    snapshots: Vec<Arc<Snapshot>>,
+    /// Whether somebody waits for them already.
+    attended: bool,
+}
+
+impl Retired {
+    fn add(&self, old: Arc<Snapshot>) {
+        self.0.lock().snapshots.push(old);
+    }
+
+    /// Frees each one once no request has it, and returns when none is left; at once where another
+    /// thread does so already. Blocks for as long as the longest request.
+    pub fn free(&self) {
+        if std::mem::replace(&mut self.0.lock().attended, true) {
+            return;
+        }
+        let mut pause = FIRST_LOOK;
+        loop {
+            let mut waiting = self.0.lock();
+            // Nobody can get hold of one that only this list has.
+            let free = |old: &mut Arc<Snapshot>| Arc::strong_count(old) == 1;
+            let freed: Vec<_> = waiting.snapshots.extract_if(.., free).collect();
+            if waiting.snapshots.is_empty() {
+                waiting.attended = false;
+            }
+            let done = waiting.snapshots.is_empty();
+            drop(waiting);
+            for mut old in freed.into_iter().filter_map(Arc::into_inner) {
+                old.keys.drain().for_each(|_| turns::step());
+            }
+            if done {
+                return;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_LOOKS);
+        }
+    }
+}
+
+fn read(source: &Source, env: &dyn Environment, old: Option<&Snapshot>) -> Result<Loaded, Invalid> {
     match source {
-        Source::File(path) => config::load(path, env, generation),
+        Source::File(path) => config::load(path, env, old),
         Source::Embedded(text) => {
             let here = std::env::current_dir().unwrap_or_default();
-            config::load_text(text, "demo.yaml", &here, env, generation)
+            config::load_text(text, "demo.yaml", &here, env, old)
         }
     }
 }

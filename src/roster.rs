@@ -47,8 +47,9 @@ impl Roster {
     pub fn of_all(snapshot: Arc<Snapshot>, keyring: &Keyring) -> Option<Roster> {
         let count =
             snapshot.teams.len() + snapshot.users.len() + snapshot.keys.len() + keyring.len();
-        let mut wanted: AHashSet<Name> = snapshot.keys.iter().map(|key| key.id.clone()).collect();
         (count <= FEW).then(|| {
+            let mut wanted: AHashSet<Name> =
+                snapshot.keys.iter().map(|key| key.id.clone()).collect();
             keyring.each(&mut |key| {
                 wanted.insert(key.id.clone());
             });

@@ -4,7 +4,7 @@ use crate::units::{Name, NanoUsd};
 use std::sync::Arc;
 
 /// Limits and budgets of one scope (a key, a user, a team, a model, a provider, all).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scope {
     /// Per-minute and concurrency limits.
     pub limits: Limits,
@@ -13,7 +13,7 @@ pub struct Scope {
 }
 
 /// Per-minute and concurrency limits. `None`: not limited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Requests in any 60 seconds.
     pub rpm: Option<u64>,
@@ -24,7 +24,7 @@ pub struct Limits {
 }
 
 /// An amount of money per calendar window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// The cap.
     pub cap: NanoUsd,
@@ -191,10 +191,14 @@ impl<T> ScopeMap<T> {
     pub fn retain(&self, keep: impl Fn(ScopeKind, &str, &T) -> bool) {
         for kind in ScopeKind::ALL {
             for shard in &self.shards[kind as usize * SHARDS..][..SHARDS] {
-                // Under the write lock nobody can take a new reference to a state that has none.
-                shard
-                    .write()
-                    .retain(|name, state| Arc::strong_count(state) > 1 || keep(kind, name, state));
+                let idle = |name: &Name, state: &Arc<T>| {
+                    Arc::strong_count(state) == 1 && !keep(kind, name, state)
+                };
+                // Mostly there is nothing to forget, and requests need not wait to hear that.
+                if shard.read().iter().any(|(name, state)| idle(name, state)) {
+                    // Under the write lock nobody can take a new reference to a state without one.
+                    shard.write().retain(|name, state| !idle(name, state));
+                }
             }
         }
     }

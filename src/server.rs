@@ -8,6 +8,7 @@ use crate::housekeeping;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::listen::{self, Listening, Patience};
 use crate::lookout::Lookout;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
@@ -101,6 +102,8 @@ pub struct Ready {
 pub fn run(options: Options) -> Result<(), StartError> {
     let (live, warnings) =
         Live::start(options.source, options.environment).map_err(StartError::Config)?;
+    // A large file has passed through memory, and will not be needed again.
+    memory::give_back();
     for warning in &warnings {
         log::warn!("{warning}");
     }
@@ -287,8 +290,7 @@ impl Signals {
         loop {
             let taker = tokio::select! {
                 _ = self.hangup.recv() => {
-                    let gateway = gateway.clone();
-                    let _ = tokio::task::spawn_blocking(move || gateway.reload()).await;
+                    let _ = gateway.reload_aside().await;
                     continue;
                 }
                 _ = self.terminate.recv() => return Stop::Drain,

@@ -65,7 +65,7 @@ fn snapshot(models: &str) -> Snapshot {
     }
     let _ = write!(text, "models:\n{}{}{models}", model("f0", 1, ""), model("f1", 1, ""));
     let here = Path::new(".");
-    match config::load_text(&text, "bench", here, &ProcessEnvironment, 1) {
+    match config::load_text(&text, "bench", here, &ProcessEnvironment, None) {
         Ok(loaded) => loaded.snapshot,
         Err(invalid) => panic!("{invalid:?}"),
     }

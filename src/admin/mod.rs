@@ -156,11 +156,9 @@ impl AdminApi {
     }
 
     async fn reload(&self) -> Response<Vec<u8>> {
-        let gateway = self.gateway.clone();
-        // Loading reads files: not on a worker thread.
-        match tokio::task::spawn_blocking(move || gateway.reload()).await {
-            Ok(Ok(generation)) => json_answer(200, &json!({"generation": generation})),
-            Ok(Err(problems)) => json_answer(
+        match self.gateway.reload_aside().await {
+            Some(Ok(generation)) => json_answer(200, &json!({"generation": generation})),
+            Some(Err(problems)) => json_answer(
                 400,
                 &json!({
                     "error": {
@@ -170,9 +168,7 @@ impl AdminApi {
                     }
                 }),
             ),
-            Err(_) => {
-                error(500, "internal_error", "the reload failed; the old configuration stays")
-            }
+            None => error(500, "internal_error", "the reload failed; the old configuration stays"),
         }
     }
 

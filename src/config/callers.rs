@@ -1,7 +1,7 @@
 //! Virtual keys.
 
 use super::file::{self, File};
-use super::problem::{Place, Report};
+use super::problem::Report;
 use super::read::At;
 use super::resolve::{missing, scope};
 use super::snapshot::{Scope, Snapshot};
@@ -53,35 +53,7 @@ impl<'a> Around<'a> {
     }
 }
 
-/// The keys of a file.
-pub(crate) fn resolve(
-    keys: &[file::Key],
-    around: &Around<'_>,
-    texts: Texts<'_>,
-    report: &mut Report,
-) -> Vec<At<Arc<Caller>>> {
-    let mut out: Vec<At<Arc<Caller>>> = Vec::new();
-    let mut lines: HashMap<String, Option<usize>> = HashMap::new();
-    let mut hashes: HashMap<[u8; 32], crate::units::Name> = HashMap::new();
-    for written in keys {
-        if let Some(id) = &written.id
-            && let Some(first) = lines.insert(id.value.clone(), id.place.line)
-        {
-            let line = first.unwrap_or(0);
-            let message = format!("duplicate id `{}`, first on line {line}", shown(&id.value));
-            report.problem(&id.place, message, "Give each key its own id");
-        }
-        let Some(caller) = key(written, around, texts, report) else { continue };
-        let place: Place = written.place.clone();
-        if let Some(other) = hashes.insert(caller.hash, caller.id.clone()) {
-            let message = format!("the same hash as key `{}`", shown(&other));
-            report.problem(&place.key("hash"), message, "Make another key with `tollbar keygen`");
-        }
-        out.push(At { value: Arc::new(caller), place });
-    }
-    out
-}
-
+/// One key, as it is written.
 pub(crate) fn key(
     written: &file::Key,
     around: &Around<'_>,
@@ -157,11 +129,8 @@ fn required(written: &file::Key, report: &mut Report) {
 /// `sha256:` and 64 hex digits. What else stands there is not repeated: it may be a key.
 fn hash(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<[u8; 32]> {
     let text = texts.text(raw, report)?;
-    let mut out = [0; 32];
-    let decoded = text
-        .strip_prefix("sha256:")
-        .is_some_and(|digits| hex::decode_to_slice(digits, &mut out).is_ok());
-    if !decoded {
+    let decoded = digest(&text);
+    if decoded.is_none() {
         let fix = "Write `sha256:` and 64 hex digits, as `tollbar keygen` prints them";
         let message = match text.starts_with("sha256:") {
             true => "not 64 hex digits after `sha256:`",
@@ -169,7 +138,13 @@ fn hash(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<[u8; 
         };
         report.problem(&raw.place, message, fix);
     }
-    decoded.then_some(out)
+    decoded
+}
+
+/// The digest that a hash is written for.
+pub(crate) fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut out = [0; 32];
+    hex::decode_to_slice(text.strip_prefix("sha256:")?, &mut out).ok().map(|()| out)
 }
 
 fn models(listed: &At<Vec<At<String>>>, around: &Around<'_>, report: &mut Report) -> Allow {

@@ -9,7 +9,7 @@ use super::suggest::shown;
 use super::text::Found;
 use super::{file, whole_file};
 use crate::catalog::Price;
-use crate::keys::Caller;
+use crate::keys::Profile;
 use crate::units::{NanoUsd, Tier};
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -250,32 +250,29 @@ pub(crate) fn multiple(of: u64, to: u64) -> String {
 }
 
 /// Budgets of a key that another budget makes unreachable.
-pub(crate) fn caps(keys: &[At<Arc<Caller>>], around: &Around<'_>, report: &mut Report) {
-    for key in keys {
-        let caller = &key.value;
-        let team = caller.team.as_ref().and_then(|name| around.teams.get(name));
-        let user = caller.user.as_ref().and_then(|name| around.users.get(name));
-        let outer = [
-            ("the user's", user.map(Arc::as_ref)),
-            ("the team's", team.map(Arc::as_ref)),
-            ("the global", Some(around.global)),
-        ];
-        for own in &caller.scope.budgets {
-            for (whose, scope) in outer {
-                let Some(other) = scope.and_then(|s| tighter(own, s)) else { continue };
-                let message = format!(
-                    "the budget of ${} per {} can never be reached: {whose} is ${} per {}",
-                    amount(own.cap),
-                    own.per,
-                    amount(other.cap),
-                    other.per
-                );
-                let fix = "Lower it, or raise the other one";
-                report.warning(&key.place.key("budgets"), message, fix);
-                break;
-            }
-        }
-    }
+pub(crate) fn caps<'a>(
+    profile: &'a Profile,
+    around: &'a Around<'_>,
+) -> impl Iterator<Item = String> + 'a {
+    let team = profile.team.as_ref().and_then(|name| around.teams.get(name));
+    let user = profile.user.as_ref().and_then(|name| around.users.get(name));
+    let outer = [
+        ("the user's", user.map(Arc::as_ref)),
+        ("the team's", team.map(Arc::as_ref)),
+        ("the global", Some(around.global)),
+    ];
+    profile.scope.budgets.iter().filter_map(move |own| {
+        let (whose, other) = outer
+            .iter()
+            .find_map(|(whose, scope)| Some((whose, scope.and_then(|s| tighter(own, s))?)))?;
+        Some(format!(
+            "the budget of ${} per {} can never be reached: {whose} is ${} per {}",
+            amount(own.cap),
+            own.per,
+            amount(other.cap),
+            other.per
+        ))
+    })
 }
 
 fn tighter<'s>(own: &Budget, scope: &'s Scope) -> Option<&'s Budget> {

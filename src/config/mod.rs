@@ -2,14 +2,17 @@
 //!
 //! # Layout
 //! - `yaml`: text to a tree with lines
+//! - `alike`, `words`: the same for a file with a million keys
 //! - `read`, `file`: the tree to the file as it is written, every key in one place
 //! - `text`: variables and secrets
-//! - `resolve` and below: the file to a [`Snapshot`], with the rules of the contract
+//! - `resolve`, `keylist` and others: the file to a [`Snapshot`], with the rules of the contract
 //! - `plan`: the order in which targets are tried
 
+mod alike;
 mod callers;
 mod check;
 mod file;
+mod keylist;
 mod models;
 mod plan;
 mod prices;
@@ -22,6 +25,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod text;
+mod words;
 mod yaml;
 
 pub use plan::{candidates, not_acted_on, plan};
@@ -30,9 +34,11 @@ pub use snapshot::Snapshot;
 pub use suggest::nearest;
 
 use crate::keys::{Caller, Profile};
+use crate::turns;
 use chrono::{DateTime, Utc};
 use problem::{Place, Report};
 use read::Read;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// A configuration that can be used.
@@ -72,13 +78,14 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-/// Reads, checks and resolves a file.
-pub fn load(path: &Path, env: &dyn Environment, generation: u64) -> Result<Loaded, Invalid> {
+/// Reads, checks and resolves a file. `old` is the configuration in force, if there is one: keys
+/// that have not changed are shared with it.
+pub fn load(path: &Path, env: &dyn Environment, old: Option<&Snapshot>) -> Result<Loaded, Invalid> {
     let source = path.display().to_string();
     match env.read(path) {
         Ok(text) => {
             let dir = path.parent().unwrap_or(Path::new(""));
-            load_text(&text, &source, dir, env, generation)
+            load_text(&text, &source, dir, env, old)
         }
         Err(why) => Err(Invalid {
             source,
@@ -100,14 +107,14 @@ pub fn load_text(
     source: &str,
     dir: &Path,
     env: &dyn Environment,
-    generation: u64,
+    old: Option<&Snapshot>,
 ) -> Result<Loaded, Invalid> {
     let mut report = Report::default();
-    let file =
-        yaml::parse(text, &mut report).and_then(|tree| file::File::read(&tree, "", &mut report));
-    let snapshot = file.and_then(|file| {
-        let input =
-            resolve::Input { texts: text::Texts { env, dir }, hash: fingerprint(text), generation };
+    let read = alike::parse(text, &mut report)
+        .and_then(|(tree, keys)| file::File::read(&tree, "", &mut report).map(|file| (file, keys)));
+    let snapshot = read.and_then(|(file, keys)| {
+        let texts = text::Texts { env, dir };
+        let input = resolve::Input { texts, keys, hash: fingerprint(text), old };
         resolve::snapshot(&file, input, &mut report)
     });
     let report = report.sorted();
@@ -198,7 +205,12 @@ pub fn find(explicit: Option<&Path>, env: &dyn Environment) -> Option<PathBuf> {
 
 /// The first 16 hex digits of the text's SHA-256.
 fn fingerprint(text: &str) -> String {
-    hex::encode(&crate::secret::sha256(text.as_bytes())[..8])
+    let mut digest = Sha256::new();
+    for part in text.as_bytes().chunks(256 << 10) {
+        digest.update(part);
+        turns::pause();
+    }
+    hex::encode(&digest.finalize()[..8])
 }
 
 /// The file as a whole, for problems that are nobody's in particular.

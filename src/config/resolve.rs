@@ -1,12 +1,12 @@
 //! The file as written to a [`Snapshot`]: defaults, references, rules.
 
+use super::alike::KeyList;
 use super::file::{self, File};
 use super::problem::{Place, Report};
 use super::read::{At, Named};
 use super::snapshot::*;
 use super::text::Texts;
-use super::{callers, check, models, prices, providers, whole_file};
-use crate::keys::KeyTable;
+use super::{callers, check, keylist, models, prices, providers, whole_file};
 use crate::units::NanoUsd;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,8 +16,11 @@ use std::time::Duration;
 /// What a configuration is resolved against.
 pub(crate) struct Input<'a> {
     pub texts: Texts<'a>,
+    /// The items of `keys:`; `File` has none.
+    pub keys: KeyList<'a>,
     pub hash: String,
-    pub generation: u64,
+    /// The configuration in force.
+    pub old: Option<&'a Snapshot>,
 }
 
 /// Everything that can be resolved; what cannot is in the report, and the snapshot is then
@@ -37,10 +40,9 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
     let users = scopes(file.users.as_ref(), report);
     let global = file.global.as_ref().map(|g| scope_of(g, report)).unwrap_or_default();
     let around = callers::Around::file(file, &teams, &users, &global);
-    let keys = callers::resolve(file.keys.as_deref().unwrap_or_default(), &around, texts, report);
-    check::caps(&keys, &around, report);
+    let keys = keylist::resolve(input.keys, &around, texts, input.old.map(|old| &old.keys), report);
     Some(Snapshot {
-        generation: input.generation,
+        generation: input.old.map_or(1, |old| old.generation + 1),
         hash: input.hash,
         listeners: listeners.into_iter().map(|l| l.value).collect(),
         admin: admin.value,
@@ -63,7 +65,7 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
             .as_ref()
             .and_then(|a| a.wait)
             .unwrap_or(Duration::from_secs(2)),
-        keys: KeyTable::new(keys.into_iter().map(|key| key.value)),
+        keys,
         teams,
         users,
         global,

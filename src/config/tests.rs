@@ -1,6 +1,7 @@
 //! Whole files in, problems or snapshots out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alike;
 mod bad;
 mod good;
 mod secrets;
@@ -46,7 +47,7 @@ impl Environment for Fake {
 }
 
 fn load(text: &str, env: &Fake) -> Result<Loaded, Invalid> {
-    load_text(text, "tollbar.yaml", Path::new("/etc/tollbar"), env, 1)
+    load_text(text, "tollbar.yaml", Path::new("/etc/tollbar"), env, None)
 }
 
 fn good(text: &str) -> Loaded {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-/// CPU time of all threads that the process has now.
+/// CPU time of all threads that the process has or had.
 ///
-/// From schedstat, to the nanosecond; where the kernel has none, from stat, to 10 ms.
+/// From schedstat, to the nanosecond, which knows of those that run; from stat, to 10 ms, where
+/// the kernel has no other or where those that have ended count for more than that.
 pub(crate) fn cpu(pid: u32) -> Option<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let mut nanos = 0;
@@ -13,11 +14,9 @@ pub(crate) fn cpu(pid: u32) -> Option<Duration> {
         let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
         nanos += text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
     }
-    if nanos > 0 {
-        return Some(Duration::from_nanos(nanos));
-    }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    ticks(&stat).map(|ticks| Duration::from_millis(ticks * 10))
+    let all = ticks(&stat).map(|ticks| Duration::from_millis(ticks * 10))?;
+    Some(all.max(Duration::from_nanos(nanos)))
 }
 
 /// Time that these cores were not idle, interrupts and what a hypervisor took included.

@@ -166,7 +166,8 @@ fn text_that_is_no_configuration() {
         assert!(shown.contains(start), "{text:?}\n{shown}");
         assert_eq!(shown.lines().count(), 1, "{text:?}\n{shown}");
     }
-    let missing = super::super::load(Path::new("/no/such.yaml"), &Fake::default(), 1).unwrap_err();
+    let missing =
+        super::super::load(Path::new("/no/such.yaml"), &Fake::default(), None).unwrap_err();
     assert!(missing.to_string().starts_with("/no/such.yaml: cannot be read: "), "{missing}");
 }
 
