@@ -16,10 +16,11 @@ use crate::roster::Roster;
 use crate::scope::ScopeKind;
 use crate::systemd::Notifier;
 use crate::turns;
+use ahash::AHashMap;
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ pub struct Gateway {
     pub limiter: Arc<Limiter>,
     /// Requests without a valid key, by address.
     pub strangers: Rate,
-    token_rates: Mutex<HashMap<String, Arc<TokenRate>>>,
+    token_rates: Mutex<AHashMap<String, Arc<TokenRate>>>,
     /// What was spent.
     pub ledger: Arc<Ledger>,
     /// Virtual keys that were made while running.

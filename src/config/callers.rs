@@ -8,8 +8,8 @@ use super::snapshot::{Scope, Snapshot};
 use super::suggest::{self, shown};
 use super::text::Texts;
 use crate::keys::{Allow, Caller, Profile, Standing};
+use ahash::AHashMap;
 use chrono::{DateTime, Utc};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What keys refer to.
@@ -17,8 +17,8 @@ pub(crate) struct Around<'a> {
     /// The names of the models that clients may ask for.
     pub models: Vec<&'a str>,
     pub providers: Vec<&'a str>,
-    pub teams: &'a HashMap<String, Arc<Scope>>,
-    pub users: &'a HashMap<String, Arc<Scope>>,
+    pub teams: &'a AHashMap<String, Arc<Scope>>,
+    pub users: &'a AHashMap<String, Arc<Scope>>,
     pub global: &'a Scope,
 }
 
@@ -26,8 +26,8 @@ impl<'a> Around<'a> {
     /// What the keys of a file refer to.
     pub(crate) fn file(
         file: &'a File,
-        teams: &'a HashMap<String, Arc<Scope>>,
-        users: &'a HashMap<String, Arc<Scope>>,
+        teams: &'a AHashMap<String, Arc<Scope>>,
+        users: &'a AHashMap<String, Arc<Scope>>,
         global: &'a Scope,
     ) -> Self {
         let models = file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
@@ -203,8 +203,8 @@ fn expires(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<Da
 /// Whether any budget bounds what the key can spend.
 pub(crate) fn covered(
     profile: &Profile,
-    teams: &HashMap<String, Arc<Scope>>,
-    users: &HashMap<String, Arc<Scope>>,
+    teams: &AHashMap<String, Arc<Scope>>,
+    users: &AHashMap<String, Arc<Scope>>,
     global: &Scope,
 ) -> bool {
     let has = |scope: Option<&Arc<Scope>>| scope.is_some_and(|s| !s.budgets.is_empty());

@@ -11,7 +11,8 @@ use super::suggest::{self, shown};
 use super::text::Texts;
 use crate::catalog::{Catalog, ModelCard};
 use crate::units::Tier;
-use std::collections::{HashMap, HashSet};
+use ahash::AHashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 pub(crate) struct Places<'a> {
     pub file: &'a File,
-    pub providers: &'a HashMap<String, Arc<Provider>>,
+    pub providers: &'a AHashMap<String, Arc<Provider>>,
     pub catalog: &'a Catalog,
     pub tiers: &'a [TierDef],
 }
@@ -47,7 +48,7 @@ pub(crate) fn resolve(
     places: Places<'_>,
     texts: Texts<'_>,
     report: &mut Report,
-) -> HashMap<String, Arc<Model>> {
+) -> AHashMap<String, Arc<Model>> {
     let named = places.file.models.as_ref().map(|m| m.0.as_slice()).unwrap_or_default();
     let mut drafts = Vec::new();
     for (name, at) in named {

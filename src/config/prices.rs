@@ -9,14 +9,14 @@ use super::text::Texts;
 use super::yaml;
 use crate::catalog::{self, Catalog, ModelCard, Price, Rates, Step};
 use crate::units::NanoUsd;
-use std::collections::HashMap;
+use ahash::AHashMap;
 use std::sync::Arc;
 
 /// The built-in catalogue, with the prices file on top if there is one.
 pub(crate) fn catalog(
     file: &File,
     texts: Texts<'_>,
-    providers: &HashMap<String, Arc<Provider>>,
+    providers: &AHashMap<String, Arc<Provider>>,
     report: &mut Report,
 ) -> Arc<Catalog> {
     let named = file.prices.as_ref().and_then(|prices| prices.file.as_ref());
@@ -54,7 +54,7 @@ fn card(
     name: &str,
     at: &Place,
     written: &file::Price,
-    providers: &HashMap<String, Arc<Provider>>,
+    providers: &AHashMap<String, Arc<Provider>>,
     version: &Arc<str>,
     report: &mut Report,
 ) -> Option<ModelCard> {

@@ -9,7 +9,7 @@ use super::text::Texts;
 use crate::catalog;
 use crate::secret::Secret;
 use crate::units::Dialect;
-use std::collections::HashMap;
+use ahash::AHashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,9 +30,9 @@ pub(crate) fn resolve(
     file: &File,
     texts: Texts<'_>,
     report: &mut Report,
-) -> HashMap<String, Arc<Provider>> {
+) -> AHashMap<String, Arc<Provider>> {
     let named = file.providers.as_ref().map(|p| p.0.as_slice()).unwrap_or_default();
-    let mut out = HashMap::new();
+    let mut out = AHashMap::new();
     for (name, at) in named {
         // The name is part of a path, `/passthrough/{provider}/…`, and of `provider/model`.
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);

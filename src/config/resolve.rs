@@ -8,7 +8,7 @@ use super::snapshot::*;
 use super::text::Texts;
 use super::{callers, check, keylist, models, prices, providers, whole_file};
 use crate::units::NanoUsd;
-use std::collections::HashMap;
+use ahash::AHashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,7 +314,7 @@ fn alerts(file: &File, texts: Texts<'_>, report: &mut Report) -> Alerts {
 fn scopes(
     written: Option<&Named<file::Scope>>,
     report: &mut Report,
-) -> HashMap<String, Arc<Scope>> {
+) -> AHashMap<String, Arc<Scope>> {
     let named = written.map(|named| named.0.as_slice()).unwrap_or_default();
     named.iter().map(|(name, at)| (name.clone(), Arc::new(scope_of(&at.value, report)))).collect()
 }

@@ -8,7 +8,7 @@ use crate::keys::KeyTable;
 pub use crate::scope::*;
 use crate::secret::Secret;
 use crate::units::{Dialect, Tier};
-use std::collections::HashMap;
+use ahash::AHashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,11 +36,11 @@ pub struct Snapshot {
     /// Where budget windows begin.
     pub timezone: chrono_tz::Tz,
     /// By the name in the configuration.
-    pub providers: HashMap<String, Arc<Provider>>,
+    pub providers: AHashMap<String, Arc<Provider>>,
     /// Ascending: `tiers[i]` is `Tier(i)`.
     pub tiers: Vec<TierDef>,
     /// By the name that clients ask for.
-    pub models: HashMap<String, Arc<Model>>,
+    pub models: AHashMap<String, Arc<Model>>,
     /// The bounds of the attempt loop.
     pub attempts: Attempts,
     /// When a target is left alone.
@@ -50,9 +50,9 @@ pub struct Snapshot {
     /// The virtual keys of the file.
     pub keys: KeyTable,
     /// By team name.
-    pub teams: HashMap<String, Arc<Scope>>,
+    pub teams: AHashMap<String, Arc<Scope>>,
     /// By user name.
-    pub users: HashMap<String, Arc<Scope>>,
+    pub users: AHashMap<String, Arc<Scope>>,
     /// What applies to everything together.
     pub global: Scope,
     /// Who is told, and of what.

@@ -6,8 +6,9 @@
 //! of state have no say any more, so a thousand simultaneous failures open it once.
 
 use crate::config::snapshot::{Breaker, Canary};
+use ahash::AHashMap;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ const ENOUGH: usize = 8;
 /// The health of every target that was ever tried, by name.
 #[derive(Default)]
 pub struct HealthTable {
-    known: Mutex<HashMap<String, Arc<Health>>>,
+    known: Mutex<AHashMap<String, Arc<Health>>>,
 }
 
 impl HealthTable {

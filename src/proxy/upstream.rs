@@ -21,6 +21,9 @@ use pingora_http::RequestHeader;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
+/// Bytes that a socket takes at once, whatever its peer does: Linux begins with 16 KiB.
+const SOCKET_BUFFER: usize = 8 * 1024;
+
 /// The version sent to Anthropic where the client named none.
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
@@ -116,7 +119,6 @@ pub fn peer(
     options.connection_timeout = Some(provider.connect_timeout.min(left));
     options.total_connection_timeout = Some(provider.connect_timeout.min(left));
     options.read_timeout = Some(provider.read_timeout);
-    options.write_timeout = Some(provider.read_timeout);
     options.idle_timeout = Some(Duration::from_secs(60));
     options.max_h2_streams = 100;
     options.alpn = match provider.http2 {
@@ -124,6 +126,10 @@ pub fn peer(
         Http2::Auto | Http2::Never => ALPN::H1,
         Http2::Always => ALPN::H2,
     };
+    // What fits into an idle socket's buffer never waits, and a timer costs every request. HTTP/2
+    // shares its connection, and may have to wait for room all the same.
+    let fits = call.body.len() <= SOCKET_BUFFER && options.alpn == ALPN::H1;
+    options.write_timeout = (!fits).then_some(provider.read_timeout);
     if let Some(file) = &provider.ca_file {
         options.ca =
             Some(trust::roots(file).map_err(|why| Reject::new(Reason::InternalError, why))?);
