@@ -1,14 +1,16 @@
 //! Gemini's answers.
 
-use serde_json::Value;
-
 use crate::units::Usage;
 
-use super::look::{count, elements, is_something, member, members, owned, parse, text, text_len};
+use super::fault::ScanError;
+use super::json::Cursor;
+use super::json_text::Text;
+use super::look::{elements, is_something, member, members, owned, text, text_len};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
 use super::tap::Tap;
+use super::walk;
 
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] = &["usageMetadata", "error", "candidates"];
@@ -18,33 +20,96 @@ pub const MEMBERS: &[&str] = &["usageMetadata", "error", "candidates"];
 /// Input includes cached tokens; tokens of built-in tools come on top. A count of 0 is not
 /// written (proto3 JSON), so a missing output is 0.
 pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let all = parse(raw);
-    all.as_object()?;
-    let one = |name: &str| all.get(name).and_then(count);
-    let prompt = one("promptTokenCount");
-    let tools = one("toolUsePromptTokenCount").unwrap_or(0);
-    let said = one("candidatesTokenCount").or(one("responseTokenCount"));
-    let said = said.unwrap_or(0);
-    let thoughts = one("thoughtsTokenCount");
-    let input = prompt.unwrap_or(0).saturating_add(tools);
-    // Some back ends count the thoughts among the candidates; the total gives it away.
-    let inclusive = one("totalTokenCount") == Some(input.saturating_add(said));
-    let output = if inclusive { said } else { said.saturating_add(thoughts.unwrap_or(0)) };
-    Some(Usage {
-        input: prompt.map(|_| input),
-        cached_input: one("cachedContentTokenCount"),
-        audio_input: audio(&all, "promptTokensDetails"),
-        output: Some(output),
-        reasoning: thoughts,
-        audio_output: audio(&all, "candidatesTokensDetails"),
-        ..Usage::default()
-    })
+    read(raw).map(|(usage, _)| usage)
 }
 
-fn audio(all: &Value, details: &str) -> Option<u64> {
-    let parts = all.get(details)?.as_array()?;
-    let is_audio = |part: &&Value| part.get("modality").and_then(Value::as_str) == Some("AUDIO");
-    count(parts.iter().find(is_audio)?.get("tokenCount")?)
+/// The usage, and the tier if it is named.
+fn read(raw: &[u8]) -> Option<(Usage, Option<Text<'_>>)> {
+    let mut said = Said::default();
+    walk::figures(raw, |cursor, name| said.member(cursor, name))?;
+    let output = said.candidates.or(said.response).unwrap_or(0);
+    let input = said.prompt.unwrap_or(0).saturating_add(said.tools.unwrap_or(0));
+    // Some back ends count the thoughts among the candidates; the total gives it away.
+    let inclusive = said.total == Some(input.saturating_add(output));
+    let thoughts = if inclusive { 0 } else { said.thoughts.unwrap_or(0) };
+    let usage = Usage {
+        input: said.prompt.map(|_| input),
+        cached_input: said.cached,
+        audio_input: said.audio_input,
+        output: Some(output.saturating_add(thoughts)),
+        reasoning: said.thoughts,
+        audio_output: said.audio_output,
+        ..Usage::default()
+    };
+    Some((usage, said.tier))
+}
+
+/// What a `usageMetadata` says.
+#[derive(Default)]
+struct Said<'a> {
+    prompt: Option<u64>,
+    tools: Option<u64>,
+    candidates: Option<u64>,
+    response: Option<u64>,
+    thoughts: Option<u64>,
+    total: Option<u64>,
+    cached: Option<u64>,
+    audio_input: Option<u64>,
+    audio_output: Option<u64>,
+    tier: Option<Text<'a>>,
+}
+
+impl<'a> Said<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let number = match name {
+            b"promptTokenCount" => &mut self.prompt,
+            b"toolUsePromptTokenCount" => &mut self.tools,
+            b"candidatesTokenCount" => &mut self.candidates,
+            b"responseTokenCount" => &mut self.response,
+            b"thoughtsTokenCount" => &mut self.thoughts,
+            b"totalTokenCount" => &mut self.total,
+            b"cachedContentTokenCount" => &mut self.cached,
+            b"promptTokensDetails" => {
+                self.audio_input = audio(cursor)?;
+                return Ok(());
+            }
+            b"candidatesTokensDetails" => {
+                self.audio_output = audio(cursor)?;
+                return Ok(());
+            }
+            b"serviceTier" => {
+                self.tier = walk::text(cursor)?;
+                return Ok(());
+            }
+            _ => return cursor.skip(),
+        };
+        *number = walk::count(cursor)?;
+        Ok(())
+    }
+}
+
+/// The count of the first part that is audio.
+fn audio(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
+    let mut first = None;
+    walk::elements(cursor, |cursor| {
+        let (mut is_audio, mut tokens) = (false, None);
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"modality" => {
+                    let modality = walk::text(cursor)?;
+                    is_audio = modality.is_some_and(|it| *it.name() == *b"AUDIO");
+                }
+                b"tokenCount" => tokens = walk::count(cursor)?,
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })?;
+        if is_audio && first.is_none() {
+            first = Some(tokens);
+        }
+        Ok(())
+    })?;
+    Ok(first.flatten())
 }
 
 /// Reads one event: a whole response, with only what is new in its parts.
@@ -74,12 +139,18 @@ fn response(seen: &mut Seen, data: &[u8]) {
 /// The latest snapshot stands for all before: they are cumulative.
 fn metadata(seen: &mut Seen, raw: &[u8]) {
     let searches = seen.usage.web_searches;
-    if let Some(found) = usage(raw) {
-        seen.usage = found;
-        seen.usage.web_searches = searches;
+    let tier = match read(raw) {
+        Some((found, tier)) => {
+            seen.usage = found;
+            seen.usage.web_searches = searches;
+            tier
+        }
+        // Broken in one place, it may still say the tier in another.
+        None => member(raw, "serviceTier").and_then(text),
+    };
+    if let Some(tier) = tier {
+        seen.served_by(&tier);
     }
-    let tier = member(raw, "serviceTier").and_then(owned);
-    seen.service_tier = tier.or(seen.service_tier.take());
 }
 
 fn candidate(seen: &mut Seen, raw: &[u8]) {

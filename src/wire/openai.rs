@@ -4,12 +4,15 @@ use serde_json::Value;
 
 use crate::units::Usage;
 
-use super::look::{count, is_object, is_something, member, members, owned, parse, text_len};
+use super::fault::ScanError;
+use super::json::Cursor;
 use super::look::{elements, text};
+use super::look::{is_object, is_something, member, members, owned, parse, text_len};
 use super::route::Endpoint;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
 use super::tap::Tap;
+use super::walk;
 
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] =
@@ -20,38 +23,109 @@ pub const MEMBERS: &[&str] =
 /// `None` if it is not an object. Input includes cached tokens and output includes reasoning
 /// already (OpenAI API reference, `usage`).
 pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let all = parse(raw);
-    all.as_object()?;
-    let first = |names: &[&str]| names.iter().find_map(|name| count(all.get(name)?));
-    let of = |details: &[&str], name: &str| {
-        let found = details.iter().find_map(|details| all.get(details)?.get(name));
-        found.and_then(count)
-    };
-    // Transcriptions write the first one in the singular.
-    let input_details = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
-    let output_details =
-        ["completion_tokens_details", "output_tokens_details", "output_token_details"];
-    let input = first(&["prompt_tokens", "input_tokens"]);
-    let mut output = first(&["completion_tokens", "output_tokens"]);
-    if let (Some(input), Some(said), Some(total)) = (input, output, first(&["total_tokens"])) {
+    let mut said = Said::default();
+    walk::figures(raw, |cursor, name| said.member(cursor, name))?;
+    let input = said.prompt.or(said.input);
+    let mut output = said.completion.or(said.output);
+    if let (Some(input), Some(said), Some(total)) = (input, output, said.total) {
         // Gemini's and xAI's compatible servers leave reasoning out of the output, not out of
         // the total, and bill it.
         output = Some(said.max(total.saturating_sub(input)));
     }
-    // DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
-    let hit = first(&["prompt_cache_hit_tokens"]);
+    let of = |details: &[Details], which: fn(&Details) -> Entry| {
+        details.iter().find_map(which).flatten()
+    };
     Some(Usage {
         input,
-        cached_input: of(&input_details, "cached_tokens").max(hit),
-        cache_write: of(&input_details, "cache_write_tokens"),
+        cached_input: of(&said.inputs, |of| of.cached).max(said.cache_hit),
+        cache_write: of(&said.inputs, |of| of.written),
         cache_write_1h: None,
-        audio_input: of(&input_details, "audio_tokens"),
+        audio_input: of(&said.inputs, |of| of.audio),
         output,
-        reasoning: of(&output_details, "reasoning_tokens"),
-        audio_output: of(&output_details, "audio_tokens"),
-        duration_ms: all.get("seconds").and_then(milliseconds),
-        web_searches: of(&["server_tool_use"], "web_search_requests"),
+        reasoning: of(&said.outputs, |of| of.reasoning),
+        audio_output: of(&said.outputs, |of| of.audio),
+        duration_ms: said.seconds.and_then(|seconds| milliseconds(&parse(seconds))),
+        web_searches: said.searches,
     })
+}
+
+/// A usage object's numbers, under the names that servers have for them.
+#[derive(Default)]
+struct Said<'a> {
+    prompt: Option<u64>,
+    input: Option<u64>,
+    completion: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    /// DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
+    cache_hit: Option<u64>,
+    searches: Option<u64>,
+    seconds: Option<&'a [u8]>,
+    /// Parts of the input, in the order in which their names are asked.
+    inputs: [Details; 3],
+    outputs: [Details; 3],
+}
+
+/// A member that is there, and its number if it is one: null hides what other names say.
+type Entry = Option<Option<u64>>;
+
+#[derive(Default)]
+struct Details {
+    cached: Entry,
+    written: Entry,
+    audio: Entry,
+    reasoning: Entry,
+}
+
+impl<'a> Said<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let number = match name {
+            b"prompt_tokens" => &mut self.prompt,
+            b"input_tokens" => &mut self.input,
+            b"completion_tokens" => &mut self.completion,
+            b"output_tokens" => &mut self.output,
+            b"total_tokens" => &mut self.total,
+            b"prompt_cache_hit_tokens" => &mut self.cache_hit,
+            _ => return self.details(cursor, name),
+        };
+        *number = walk::count(cursor)?;
+        Ok(())
+    }
+
+    fn details(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let ([prompt, input, one_input], [completion, output, one_output]) =
+            (&mut self.inputs, &mut self.outputs);
+        let details = match name {
+            b"prompt_tokens_details" => prompt,
+            b"input_tokens_details" => input,
+            // Transcriptions write it in the singular.
+            b"input_token_details" => one_input,
+            b"completion_tokens_details" => completion,
+            b"output_tokens_details" => output,
+            b"output_token_details" => one_output,
+            b"server_tool_use" => {
+                self.searches = walk::count_of(cursor, b"web_search_requests")?;
+                return Ok(());
+            }
+            b"seconds" => {
+                self.seconds = Some(cursor.slice()?);
+                return Ok(());
+            }
+            _ => return cursor.skip(),
+        };
+        *details = Details::default();
+        walk::members(cursor, |cursor, name| {
+            let entry = match name {
+                b"cached_tokens" => &mut details.cached,
+                b"cache_write_tokens" => &mut details.written,
+                b"audio_tokens" => &mut details.audio,
+                b"reasoning_tokens" => &mut details.reasoning,
+                _ => return cursor.skip(),
+            };
+            *entry = Some(walk::count(cursor)?);
+            Ok(())
+        })
+    }
 }
 
 /// Reads one event.
@@ -81,8 +155,8 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
         seen.usage.web_searches = seen.usage.web_searches.or(searches(output));
     }
     let says = |name: &str, word: &str| {
-        let value = tap.value(name).and_then(owned);
-        value.as_deref() == Some(word)
+        let value = tap.value(name).and_then(text);
+        value.is_some_and(|value| value.decode().as_deref() == Some(word))
     };
     match tap.value("error").filter(|error| is_something(error)) {
         Some(raw) => seen.fail(error(raw)),

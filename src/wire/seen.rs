@@ -3,6 +3,7 @@
 use crate::units::Usage;
 
 use super::anthropic::Counts;
+use super::json_text::Text;
 
 /// How an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,17 @@ impl Seen {
     pub fn fail(&mut self, failure: Failure) {
         self.first_error_only |= self.events <= 1 && self.failure.is_none();
         self.failure.get_or_insert(failure);
+    }
+
+    /// Notes the tier that served; what can't be decoded is none.
+    pub fn served_by(&mut self, tier: &Text) {
+        // Said in every chunk, and always the same.
+        match tier.decode() {
+            Some(tier) if self.service_tier.as_deref() != Some(&*tier) => {
+                self.service_tier = Some(tier.into_owned());
+            }
+            _ => {}
+        }
     }
 
     /// The outcome, if nothing more comes.

@@ -1,8 +1,6 @@
 //! Chosen members of a JSON answer, out of pieces, without keeping the rest.
 
-use std::borrow::Cow;
-
-use memchr::memchr2;
+use super::runs;
 
 /// The most bytes kept of one member; a longer one is not kept at all.
 pub const MAX_MEMBER: usize = 256 * 1024;
@@ -77,18 +75,12 @@ impl Tap {
     /// The next bytes of the text.
     pub fn feed(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        while let Some(&byte) = rest.first() {
-            let taken = match self.string {
-                Quoted::No => {
-                    self.outside(byte);
-                    1
-                }
-                Quoted::Yes => self.inside(rest),
-                Quoted::Escape => {
-                    self.string = Quoted::Yes;
-                    self.keep(rest.get(..1).unwrap_or_default());
-                    1
-                }
+        while !rest.is_empty() {
+            let taken = match self.place {
+                Place::Start => self.start(rest),
+                Place::Key => self.name(rest),
+                Place::Value => self.values(rest),
+                Place::End | Place::Other => return,
             };
             rest = rest.get(taken..).unwrap_or_default();
         }
@@ -107,84 +99,128 @@ impl Tap {
         self.place == Place::End
     }
 
-    /// Bytes inside a string; returns how many were taken.
-    fn inside(&mut self, rest: &[u8]) -> usize {
-        let Some(at) = memchr2(b'"', b'\\', rest) else {
-            self.keep(rest);
-            return rest.len();
-        };
-        let (run, _) = rest.split_at(at + 1);
-        if rest.get(at) == Some(&b'\\') {
-            self.keep(run);
-            self.string = Quoted::Escape;
-            return run.len();
+    /// The first byte of the text that is no white space tells what it is. Each of these takes
+    /// some bytes, at least one, and returns how many.
+    fn start(&mut self, rest: &[u8]) -> usize {
+        match rest.first() {
+            Some(b' ' | b'\t' | b'\n' | b'\r') => {}
+            Some(b'{') => self.open_object(),
+            Some(b'[') => {
+                self.depth = 1;
+                self.level = 2;
+                self.place = Place::Value;
+            }
+            _ => self.place = Place::Other,
         }
-        self.string = Quoted::No;
-        if self.place == Place::Key {
-            self.keep(run.get(..at).unwrap_or_default());
-            self.named();
-        } else {
-            self.keep(run);
-        }
-        run.len()
+        1
     }
 
-    /// A name has been read.
-    fn named(&mut self) {
-        let raw = std::mem::take(&mut self.key);
-        let name = match memchr::memchr(b'\\', &raw) {
-            None => Cow::Borrowed(raw.as_slice()),
-            Some(_) => {
-                let quoted = [b"\"", raw.as_slice(), b"\""].concat();
-                let decoded: Option<String> = serde_json::from_slice(&quoted).ok();
-                Cow::Owned(decoded.unwrap_or_default().into_bytes())
-            }
+    /// Where a name may come, or in one.
+    fn name(&mut self, rest: &[u8]) -> usize {
+        let at = match self.string {
+            Quoted::No => rest.iter().position(|byte| matches!(byte, b'"' | b'}')),
+            Quoted::Yes => Some(runs::quoted(rest)),
+            Quoted::Escape => Some(0),
         };
-        let is_it = |wanted: &&str| wanted.as_bytes() == &*name;
-        self.current = self.wanted.iter().position(is_it);
+        let at = at.unwrap_or(rest.len());
+        let (run, end) = rest.split_at(at);
+        let Some(byte) = end.first() else {
+            self.keep_name(run);
+            return at;
+        };
+        match (self.string, byte) {
+            (Quoted::No, b'}') => self.close(),
+            (Quoted::No, _) => self.string = Quoted::Yes,
+            (Quoted::Yes, b'"') => {
+                self.string = Quoted::No;
+                self.named(run);
+            }
+            (state, _) => {
+                let next = if state == Quoted::Yes { Quoted::Escape } else { Quoted::Yes };
+                self.keep_name(rest.get(..=at).unwrap_or_default());
+                self.string = next;
+            }
+        }
+        at + 1
+    }
+
+    /// Adds to a name that comes in pieces, or with escapes.
+    fn keep_name(&mut self, part: &[u8]) {
+        if self.string != Quoted::No {
+            // One byte over the bound marks it as too long.
+            let room = (MAX_KEY + 1).saturating_sub(self.key.len());
+            self.key.extend_from_slice(part.get(..room).unwrap_or(part));
+        }
+    }
+
+    /// A name has been read: what was kept of it, and its last part.
+    fn named(&mut self, last: &[u8]) {
+        let mut kept = std::mem::take(&mut self.key);
+        let raw = if kept.is_empty() {
+            last
+        } else {
+            kept.extend_from_slice(last);
+            kept.as_slice()
+        };
+        self.current = if raw.len() > MAX_KEY {
+            None
+        } else if memchr::memchr(b'\\', raw).is_none() {
+            self.wanted.iter().position(|wanted| wanted.as_bytes() == raw)
+        } else {
+            let decoded: Option<String> =
+                serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok();
+            self.wanted.iter().position(|wanted| decoded.as_deref() == Some(*wanted))
+        };
         if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
             *kept = Kept::default();
         }
         self.place = Place::Value;
     }
 
-    /// One byte outside of strings.
-    fn outside(&mut self, byte: u8) {
-        match (self.place, byte) {
-            (Place::End | Place::Other, _) => {}
-            (Place::Start, b' ' | b'\t' | b'\n' | b'\r') => {}
-            (Place::Start, b'{') => self.open_object(),
-            (Place::Start, b'[') => {
-                self.depth = 1;
-                self.level = 2;
-                self.place = Place::Value;
-            }
-            (Place::Start, _) => self.place = Place::Other,
-            (Place::Key, b'"') => self.string = Quoted::Yes,
-            (Place::Key, b'}') => self.close(),
-            (Place::Key, _) => {}
-            (Place::Value, b':') if self.depth == self.level => {}
-            (Place::Value, b',') if self.depth == self.level => self.value_ended(),
-            (Place::Value, b'{') if self.depth + 1 == self.level => self.open_object(),
-            (Place::Value, b'{' | b'[') => {
-                self.keep(&[byte]);
-                self.depth += 1;
-            }
-            (Place::Value, b'}' | b']') if self.depth <= self.level => {
-                self.value_ended();
-                self.close();
-            }
-            (Place::Value, b'}' | b']') => {
-                self.depth -= 1;
-                self.keep(&[byte]);
-            }
-            (Place::Value, byte) => {
-                if byte == b'"' {
-                    self.string = Quoted::Yes;
+    /// In a value, or between elements: up to where it ends, or to the end of the bytes. What is
+    /// kept of it is kept in one piece.
+    fn values(&mut self, rest: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(left) = rest.get(at..).filter(|left| !left.is_empty()) {
+            at += match self.string {
+                Quoted::No if self.depth > self.level => runs::quiet(left),
+                Quoted::No => 0,
+                Quoted::Yes => runs::quoted(left),
+                Quoted::Escape => 0,
+            };
+            let Some(&byte) = rest.get(at) else { break };
+            at += 1;
+            match (self.string, byte) {
+                (Quoted::Yes, b'"') => self.string = Quoted::No,
+                (Quoted::Yes, _) => self.string = Quoted::Escape,
+                (Quoted::Escape, _) => self.string = Quoted::Yes,
+                (Quoted::No, b'"') => self.string = Quoted::Yes,
+                (Quoted::No, b'{' | b'[') => {
+                    if byte == b'{' && self.depth + 1 == self.level {
+                        self.open_object();
+                        return at;
+                    }
+                    self.depth += 1;
                 }
-                self.keep(&[byte]);
+                (Quoted::No, b'}' | b']') if self.depth > self.level => self.depth -= 1,
+                (Quoted::No, b'}' | b']') => {
+                    self.keep(rest, at - 1);
+                    self.value_ended();
+                    self.close();
+                    return at;
+                }
+                (Quoted::No, b',' | b':') if self.depth == self.level => {
+                    self.keep(rest, at - 1);
+                    if byte == b',' {
+                        self.value_ended();
+                    }
+                    return at;
+                }
+                _ => {}
             }
         }
+        self.keep(rest, at);
+        at
     }
 
     /// An object whose members are looked at begins.
@@ -209,18 +245,12 @@ impl Tap {
         self.place = Place::Key;
     }
 
-    /// Adds to the name or the value that is being read.
-    fn keep(&mut self, bytes: &[u8]) {
-        let (buffer, most) = if self.place == Place::Key {
-            (&mut self.key, MAX_KEY)
-        } else {
-            match self.current.and_then(|at| self.kept.get_mut(at)) {
-                Some(kept) => (&mut kept.bytes, MAX_MEMBER),
-                None => return,
-            }
-        };
-        // One byte over the bound marks it as too long.
-        let room = (most + 1).saturating_sub(buffer.len());
-        buffer.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    /// Adds the first `count` of these bytes to the value that is being read, if it is wanted.
+    fn keep(&mut self, bytes: &[u8], count: usize) {
+        if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
+            // One byte over the bound marks it as too long.
+            let room = (MAX_MEMBER + 1).saturating_sub(kept.bytes.len());
+            kept.bytes.extend_from_slice(bytes.get(..count.min(room)).unwrap_or_default());
+        }
     }
 }
