@@ -68,6 +68,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Skips white space.
+    #[inline]
     pub fn space(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
@@ -82,11 +83,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes `byte`, which must be next.
+    #[inline]
     pub fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), ScanError> {
         if self.take(byte) { Ok(()) } else { Err(ScanError::syntax(self.at, what)) }
     }
 
     /// Takes a string.
+    #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, ScanError> {
         let from = self.at;
         let mut escaped = false;
@@ -114,6 +117,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes one escape sequence, its backslash first.
+    #[cold]
     fn escape(&mut self) -> Result<(), ScanError> {
         let taken = match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
@@ -171,6 +175,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes a member's name, its colon and the white space around them.
+    #[inline]
     pub fn key(&mut self) -> Result<Text<'a>, ScanError> {
         self.space();
         let key = self.string()?;
@@ -181,6 +186,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Checks and takes any value inside of those that `object` and `array` are in.
+    #[inline]
     pub fn skip(&mut self) -> Result<(), ScanError> {
         match self.peek() {
             Some(b'{' | b'[') => self.value(self.depth).map(drop),

@@ -117,59 +117,52 @@ impl Tap {
 
     /// Where a name may come, or in one.
     fn name(&mut self, rest: &[u8]) -> usize {
+        let mut from = 0;
+        if self.string == Quoted::No {
+            let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'}')) else {
+                return rest.len();
+            };
+            from = at + 1;
+            if rest.get(at) == Some(&b'}') {
+                self.close();
+                return from;
+            }
+            self.string = Quoted::Yes;
+        }
+        let text = rest.get(from..).unwrap_or_default();
         let at = match self.string {
-            Quoted::No => rest.iter().position(|byte| matches!(byte, b'"' | b'}')),
-            Quoted::Yes => Some(runs::quoted(rest)),
-            Quoted::Escape => Some(0),
+            Quoted::Escape => 0,
+            _ => runs::quoted(text),
         };
-        let at = at.unwrap_or(rest.len());
-        let (run, end) = rest.split_at(at);
-        let Some(byte) = end.first() else {
-            self.keep_name(run);
-            return at;
-        };
-        match (self.string, byte) {
-            (Quoted::No, b'}') => self.close(),
-            (Quoted::No, _) => self.string = Quoted::Yes,
-            (Quoted::Yes, b'"') => {
+        let (run, end) = text.split_at(at);
+        match (self.string, end.first()) {
+            (_, None) => self.keep_name(run),
+            (Quoted::Yes, Some(b'"')) => {
                 self.string = Quoted::No;
                 self.named(run);
             }
-            (state, _) => {
-                let next = if state == Quoted::Yes { Quoted::Escape } else { Quoted::Yes };
-                self.keep_name(rest.get(..=at).unwrap_or_default());
-                self.string = next;
+            (state, Some(_)) => {
+                self.keep_name(text.get(..=at).unwrap_or_default());
+                self.string = if state == Quoted::Yes { Quoted::Escape } else { Quoted::Yes };
             }
         }
-        at + 1
+        rest.len().min(from + at + 1)
     }
 
     /// Adds to a name that comes in pieces, or with escapes.
     fn keep_name(&mut self, part: &[u8]) {
-        if self.string != Quoted::No {
-            // One byte over the bound marks it as too long.
-            let room = (MAX_KEY + 1).saturating_sub(self.key.len());
-            self.key.extend_from_slice(part.get(..room).unwrap_or(part));
-        }
+        // One byte over the bound marks it as too long.
+        let room = (MAX_KEY + 1).saturating_sub(self.key.len());
+        self.key.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 
-    /// A name has been read: what was kept of it, and its last part.
+    /// A name has been read; this is its last part, and all of it if nothing was kept.
     fn named(&mut self, last: &[u8]) {
-        let mut kept = std::mem::take(&mut self.key);
-        let raw = if kept.is_empty() {
-            last
+        self.current = if self.key.is_empty() {
+            self.wanted.iter().position(|wanted| wanted.as_bytes() == last)
         } else {
-            kept.extend_from_slice(last);
-            kept.as_slice()
-        };
-        self.current = if raw.len() > MAX_KEY {
-            None
-        } else if memchr::memchr(b'\\', raw).is_none() {
-            self.wanted.iter().position(|wanted| wanted.as_bytes() == raw)
-        } else {
-            let decoded: Option<String> =
-                serde_json::from_slice(&[b"\"", raw, b"\""].concat()).ok();
-            self.wanted.iter().position(|wanted| decoded.as_deref() == Some(*wanted))
+            self.keep_name(last);
+            self.kept_name()
         };
         if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
             *kept = Kept::default();
@@ -177,50 +170,85 @@ impl Tap {
         self.place = Place::Value;
     }
 
+    /// Which of the members the name is that was kept.
+    #[cold]
+    fn kept_name(&mut self) -> Option<usize> {
+        let raw = std::mem::take(&mut self.key);
+        let name = match memchr::memchr(b'\\', &raw) {
+            None => raw,
+            Some(_) => {
+                let quoted = [b"\"", raw.as_slice(), b"\""].concat();
+                let decoded: Option<String> = serde_json::from_slice(&quoted).ok();
+                decoded.unwrap_or_default().into_bytes()
+            }
+        };
+        self.wanted.iter().position(|wanted| wanted.as_bytes() == name)
+    }
+
     /// In a value, or between elements: up to where it ends, or to the end of the bytes. What is
     /// kept of it is kept in one piece.
     fn values(&mut self, rest: &[u8]) -> usize {
-        let mut at = 0;
-        while let Some(left) = rest.get(at..).filter(|left| !left.is_empty()) {
-            at += match self.string {
-                Quoted::No if self.depth > self.level => runs::quiet(left),
-                Quoted::No => 0,
-                Quoted::Yes => runs::quoted(left),
-                Quoted::Escape => 0,
-            };
+        let (mut from, mut at) = (0, 0);
+        if self.string != Quoted::No {
+            at = self.text(rest, at);
+        }
+        loop {
+            if self.depth > self.level {
+                at += runs::quiet(rest.get(at..).unwrap_or_default());
+            }
             let Some(&byte) = rest.get(at) else { break };
             at += 1;
-            match (self.string, byte) {
-                (Quoted::Yes, b'"') => self.string = Quoted::No,
-                (Quoted::Yes, _) => self.string = Quoted::Escape,
-                (Quoted::Escape, _) => self.string = Quoted::Yes,
-                (Quoted::No, b'"') => self.string = Quoted::Yes,
-                (Quoted::No, b'{' | b'[') => {
-                    if byte == b'{' && self.depth + 1 == self.level {
-                        self.open_object();
-                        return at;
-                    }
-                    self.depth += 1;
+            match byte {
+                b'"' => at = self.text(rest, at),
+                b'{' if self.depth + 1 == self.level => {
+                    self.open_object();
+                    return at;
                 }
-                (Quoted::No, b'}' | b']') if self.depth > self.level => self.depth -= 1,
-                (Quoted::No, b'}' | b']') => {
-                    self.keep(rest, at - 1);
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth > self.level => self.depth -= 1,
+                b'}' | b']' => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
                     self.value_ended();
                     self.close();
                     return at;
                 }
-                (Quoted::No, b',' | b':') if self.depth == self.level => {
-                    self.keep(rest, at - 1);
-                    if byte == b',' {
-                        self.value_ended();
-                    }
+                b',' if self.depth == self.level => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
+                    self.value_ended();
                     return at;
+                }
+                b':' if self.depth == self.level => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
+                    from = at;
                 }
                 _ => {}
             }
         }
-        self.keep(rest, at);
-        at
+        self.keep(rest.get(from..).unwrap_or_default());
+        rest.len()
+    }
+
+    /// In a string of a value, from `at`: where it goes on after its end, or the end of the bytes.
+    fn text(&mut self, rest: &[u8], at: usize) -> usize {
+        let mut at = at + usize::from(self.string == Quoted::Escape);
+        loop {
+            at += runs::quoted(rest.get(at..).unwrap_or_default());
+            match rest.get(at) {
+                Some(b'"') => {
+                    self.string = Quoted::No;
+                    return at + 1;
+                }
+                Some(_) if at + 1 == rest.len() => {
+                    self.string = Quoted::Escape;
+                    return at + 1;
+                }
+                Some(_) => at += 2,
+                None => {
+                    self.string = Quoted::Yes;
+                    return rest.len();
+                }
+            }
+        }
     }
 
     /// An object whose members are looked at begins.
@@ -245,12 +273,12 @@ impl Tap {
         self.place = Place::Key;
     }
 
-    /// Adds the first `count` of these bytes to the value that is being read, if it is wanted.
-    fn keep(&mut self, bytes: &[u8], count: usize) {
+    /// Adds to the value that is being read, if it is wanted.
+    fn keep(&mut self, bytes: &[u8]) {
         if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
             // One byte over the bound marks it as too long.
             let room = (MAX_MEMBER + 1).saturating_sub(kept.bytes.len());
-            kept.bytes.extend_from_slice(bytes.get(..count.min(room)).unwrap_or_default());
+            kept.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         }
     }
 }

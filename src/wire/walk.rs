@@ -40,7 +40,7 @@ pub fn figures<'a>(
     let sound = if cursor.is_odd() {
         serde_json::from_slice::<Value>(raw).is_ok()
     } else {
-        std::str::from_utf8(raw).is_ok()
+        raw.is_ascii() || std::str::from_utf8(raw).is_ok()
     };
     (sound && cursor.is_end()).then_some(())
 }
