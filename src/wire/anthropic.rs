@@ -5,7 +5,7 @@ use crate::units::Usage;
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
-use super::look::{is_something, member, owned, text_len};
+use super::look::{is_something, member};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
@@ -152,26 +152,55 @@ impl Counts {
     }
 }
 
+/// The members of an event that matter.
+#[derive(Default)]
+struct Members<'a> {
+    kind: Option<Text<'a>>,
+    /// Bytes of text in `delta`, and in `content_block`.
+    delta: u64,
+    block: u64,
+    message: Option<&'a [u8]>,
+    usage: Option<&'a [u8]>,
+}
+
+impl<'a> Members<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        match name {
+            b"type" => self.kind = walk::text(cursor)?,
+            b"delta" => self.delta = said(cursor, [b"text", b"thinking", b"partial_json"])?,
+            b"content_block" => self.block = said(cursor, [b"name", b"text", b"thinking"])?,
+            b"message" => self.message = Some(cursor.slice()?),
+            b"usage" => self.usage = Some(cursor.slice()?),
+            _ => return cursor.skip(),
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of text in an object's members of these names; of each the last one.
+fn said(cursor: &mut Cursor, names: [&[u8]; 3]) -> Result<u64, ScanError> {
+    let mut lengths = [0; 3];
+    walk::members(cursor, |cursor, name| {
+        let wanted = names.iter().zip(&mut lengths).find(|(wanted, _)| **wanted == name);
+        let Some((_, length)) = wanted else {
+            return cursor.skip();
+        };
+        *length = walk::text_len(cursor)?;
+        Ok(())
+    })?;
+    Ok(lengths.iter().sum())
+}
+
 /// Reads one event.
 pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
-    let data = event.data;
-    let kind = member(data, "type").and_then(owned);
-    let kind = kind.unwrap_or_else(|| String::from_utf8_lossy(event.name).into_owned());
-    match kind.as_str() {
-        "content_block_delta" => {
-            let delta = member(data, "delta").unwrap_or_default();
-            for name in ["text", "thinking", "partial_json"] {
-                seen.text_bytes += member(delta, name).map_or(0, text_len);
-            }
-        }
-        "content_block_start" => {
-            let block = member(data, "content_block").unwrap_or_default();
-            for name in ["name", "text", "thinking"] {
-                seen.text_bytes += member(block, name).map_or(0, text_len);
-            }
-        }
+    let mut of = Members::default();
+    walk::object(event.data, |cursor, name| of.member(cursor, name));
+    let kind = of.kind.as_ref().and_then(|kind| kind.decode());
+    match &*kind.unwrap_or_else(|| String::from_utf8_lossy(event.name)) {
+        "content_block_delta" => seen.text_bytes += of.delta,
+        "content_block_start" => seen.text_bytes += of.block,
         "message_start" => {
-            let message = member(data, "message").unwrap_or_default();
+            let message = of.message.unwrap_or_default();
             let mut first = counts(seen, member(message, "usage"));
             // A number between 1 and 8 that only says that it began.
             first.output = None;
@@ -179,11 +208,11 @@ pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
             replace(seen, first);
         }
         "message_delta" => {
-            let later = counts(seen, member(data, "usage"));
+            let later = counts(seen, of.usage);
             replace(seen, later);
         }
         "message_stop" => seen.finished = true,
-        "error" => seen.fail(error(data)),
+        "error" => seen.fail(error(event.data)),
         _ => {}
     }
     Verdict::Keep

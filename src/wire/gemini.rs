@@ -5,7 +5,7 @@ use crate::units::Usage;
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
-use super::look::{elements, is_something, member, members, owned, text, text_len};
+use super::look::{elements, is_something, member, owned, text};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
@@ -123,16 +123,32 @@ pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
 }
 
 fn response(seen: &mut Seen, data: &[u8]) {
-    members(data, |name, value| match name {
-        // Looked at first everywhere: an error chunk also reads as an empty response.
-        "error" if is_something(value) => seen.fail(error(value)),
-        "usageMetadata" => metadata(seen, value),
-        "candidates" => elements(value, |value| candidate(seen, value)),
-        // A blocked prompt has no candidates to finish.
-        "promptFeedback" => {
-            seen.finished |= member(value, "blockReason").is_some_and(is_something);
+    walk::object(data, |cursor, name| {
+        match name {
+            // Looked at first everywhere: an error chunk also reads as an empty response.
+            b"error" => {
+                let raw = cursor.slice()?;
+                if is_something(raw) {
+                    seen.fail(error(raw));
+                }
+            }
+            b"usageMetadata" => metadata(seen, cursor.slice()?),
+            b"candidates" => {
+                // Broken candidates say nothing: they count when they have been read to their end.
+                let mut text = Candidates::default();
+                walk::elements(cursor, |cursor| text.candidate(cursor))?;
+                seen.text_bytes += text.bytes;
+                seen.finished |= text.finished;
+                searched(seen, text.searches);
+            }
+            // A blocked prompt has no candidates to finish.
+            b"promptFeedback" => {
+                let feedback = cursor.slice()?;
+                seen.finished |= member(feedback, "blockReason").is_some_and(is_something);
+            }
+            _ => return cursor.skip(),
         }
-        _ => {}
+        Ok(())
     });
 }
 
@@ -153,55 +169,95 @@ fn metadata(seen: &mut Seen, raw: &[u8]) {
     }
 }
 
-fn candidate(seen: &mut Seen, raw: &[u8]) {
-    members(raw, |name, value| match name {
-        "content" => {
-            let parts = member(value, "parts").unwrap_or_default();
-            elements(parts, |part| seen.text_bytes += part_len(part));
-        }
-        "finishReason" => {
-            let named = text(value).is_some_and(|reason| !reason.is_empty());
-            seen.finished |= named && value != b"\"FINISH_REASON_UNSPECIFIED\"";
-        }
-        "groundingMetadata" => {
-            let mut queries = 0;
-            let list = member(value, "webSearchQueries").unwrap_or_default();
-            elements(list, |_| queries += 1);
-            if queries > 0 {
-                seen.usage.web_searches = seen.usage.web_searches.max(Some(queries));
+fn searched(seen: &mut Seen, queries: u64) {
+    if queries > 0 {
+        seen.usage.web_searches = seen.usage.web_searches.max(Some(queries));
+    }
+}
+
+/// What candidates say.
+#[derive(Default)]
+struct Candidates {
+    /// Bytes of text, or of a call or code as it is written.
+    bytes: u64,
+    finished: bool,
+    /// The most searches of any of them.
+    searches: u64,
+}
+
+impl Candidates {
+    fn candidate(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"content" => self.bytes += content_len(cursor)?,
+                b"finishReason" => {
+                    let named = |reason: Text| {
+                        !reason.is_empty() && reason.raw() != b"FINISH_REASON_UNSPECIFIED"
+                    };
+                    self.finished |= walk::text(cursor)?.is_some_and(named);
+                }
+                b"groundingMetadata" => self.searches = self.searches.max(queries(cursor)?),
+                _ => return cursor.skip(),
             }
-        }
-        _ => {}
-    });
+            Ok(())
+        })
+    }
 }
 
 /// Bytes of text, or of a call or code as it is written.
-fn part_len(raw: &[u8]) -> u64 {
+fn content_len(cursor: &mut Cursor) -> Result<u64, ScanError> {
     let mut total = 0;
-    members(raw, |name, value| match name {
-        "text" => total += text_len(value),
-        "functionCall" | "executableCode" => total += value.len() as u64,
-        _ => {}
-    });
-    total
+    walk::members(cursor, |cursor, name| {
+        if name != b"parts" {
+            return cursor.skip();
+        }
+        total = 0;
+        walk::elements(cursor, |cursor| {
+            walk::members(cursor, |cursor, name| {
+                match name {
+                    b"text" => total += walk::text_len(cursor)?,
+                    b"functionCall" | b"executableCode" => total += cursor.slice()?.len() as u64,
+                    _ => return cursor.skip(),
+                }
+                Ok(())
+            })
+        })
+    })?;
+    Ok(total)
+}
+
+/// How many searches a grounding tells of.
+fn queries(cursor: &mut Cursor) -> Result<u64, ScanError> {
+    let mut count = 0;
+    walk::members(cursor, |cursor, name| {
+        if name != b"webSearchQueries" {
+            return cursor.skip();
+        }
+        count = 0;
+        walk::elements(cursor, |cursor| {
+            count += 1;
+            cursor.skip()
+        })
+    })?;
+    Ok(count)
 }
 
 /// Reads what was kept of a JSON answer, or of an array of them.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
-    let whole = seen.finished;
-    let length = seen.text_bytes;
     if let Some(raw) = tap.value("usageMetadata") {
         metadata(seen, raw);
     }
     if let Some(raw) = tap.value("candidates") {
-        elements(raw, |value| candidate(seen, value));
+        // An answer is whole when its JSON is, and as long, whatever its candidates say.
+        let mut text = Candidates::default();
+        elements(raw, |value| {
+            let _ = text.candidate(&mut Cursor::new(value));
+        });
+        searched(seen, text.searches);
     }
     if let Some(raw) = tap.value("error").filter(|error| is_something(error)) {
         seen.fail(error(raw));
     }
-    // An answer is whole when its JSON is, whatever its candidates say.
-    seen.finished = whole;
-    seen.text_bytes = length;
 }
 
 /// The error of an `{"error":{"code","message","status"}}`.

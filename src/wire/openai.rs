@@ -6,8 +6,8 @@ use crate::units::Usage;
 
 use super::fault::ScanError;
 use super::json::Cursor;
-use super::look::{elements, text};
-use super::look::{is_object, is_something, member, members, owned, parse, text_len};
+use super::json_text::Text;
+use super::look::{elements, is_object, is_something, member, members, owned, parse, text};
 use super::route::Endpoint;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
@@ -187,24 +187,41 @@ pub fn error(raw: &[u8]) -> Failure {
 
 /// One chunk of chat or completions.
 fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
-    let (mut choices, mut stopped) = (0, false);
+    let mut said = Choices::default();
     let (mut found, mut nested, mut failure) = (None, None, None);
-    let whole = members(data, |name, value| match name {
-        "choices" => elements(value, |value| {
-            choices += 1;
-            stopped |= choice(seen, value);
-        }),
-        "usage" => found = usage(value),
-        "x_groq" => nested = member(value, "usage").and_then(usage),
-        "service_tier" => seen.service_tier = owned(value).or(seen.service_tier.take()),
-        "error" if is_something(value) => failure = Some(error(value)),
-        // vLLM's older form: the error is the whole chunk.
-        "object" if value == b"\"error\"" => failure = Some(error(data)),
-        _ => {}
+    let whole = walk::object(data, |cursor, name| {
+        match name {
+            b"choices" => {
+                // Broken choices say nothing: they count when they have been read to their end.
+                let mut more = said;
+                walk::elements(cursor, |cursor| more.choice(cursor))?;
+                said = more;
+            }
+            b"usage" => found = usage(cursor.slice()?),
+            b"x_groq" => nested = member(cursor.slice()?, "usage").and_then(usage),
+            b"service_tier" => {
+                if let Some(tier) = walk::text(cursor)? {
+                    seen.served_by(&tier);
+                }
+            }
+            b"error" => {
+                let raw = cursor.slice()?;
+                if is_something(raw) {
+                    failure = Some(error(raw));
+                }
+            }
+            // vLLM's older form: the error is the whole chunk.
+            b"object" if cursor.slice()? == b"\"error\"" => failure = Some(error(data)),
+            b"object" => {}
+            _ => return cursor.skip(),
+        }
+        Ok(())
     });
+    seen.text_bytes += said.bytes;
+    seen.finished |= said.finished;
     let reason: &[u8] = b"\"the provider stopped with finish_reason error\"";
-    let failure = failure.or_else(|| stopped.then(|| error(reason)));
-    let usage_only = whole && choices == 0 && found.is_some() && failure.is_none();
+    let failure = failure.or_else(|| said.stopped.then(|| error(reason)));
+    let usage_only = whole && said.choices == 0 && found.is_some() && failure.is_none();
     // The latest is the whole: snapshots grow, and Groq says the same twice.
     if let Some(usage) = found.or(nested) {
         seen.usage = usage;
@@ -215,70 +232,128 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
     if usage_only { Verdict::UsageOnly } else { Verdict::Keep }
 }
 
-/// One choice; whether it stopped because of an error.
-fn choice(seen: &mut Seen, raw: &[u8]) -> bool {
-    let mut stopped = false;
-    members(raw, |name, value| match name {
-        "delta" => seen.text_bytes += delta_len(value),
-        "text" => seen.text_bytes += text_len(value),
-        "finish_reason" if value == b"\"error\"" => stopped = true,
-        "finish_reason" => seen.finished |= text(value).is_some_and(|reason| !reason.is_empty()),
-        _ => {}
-    });
-    stopped
+/// What a chunk's choices say.
+#[derive(Clone, Copy, Default)]
+struct Choices {
+    choices: usize,
+    /// Bytes of text, reasoning and tool arguments.
+    bytes: u64,
+    finished: bool,
+    /// One stopped because of an error.
+    stopped: bool,
 }
 
-/// Bytes of text, reasoning and tool arguments in one delta.
-fn delta_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |name, value| match name {
-        "content" if value.first() == Some(&b'[') => {
-            elements(value, |part| total += part_len(part));
+impl Choices {
+    fn choice(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        self.choices += 1;
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"delta" => return walk::members(cursor, |cursor, name| self.delta(cursor, name)),
+                b"text" => self.bytes += walk::text_len(cursor)?,
+                b"finish_reason" => match walk::text(cursor)? {
+                    Some(reason) if reason.raw() == b"error" => self.stopped = true,
+                    Some(reason) => self.finished |= !reason.is_empty(),
+                    None => {}
+                },
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })
+    }
+
+    /// A member of a delta.
+    fn delta(&mut self, cursor: &mut Cursor, name: &[u8]) -> Result<(), ScanError> {
+        match name {
+            b"content" if cursor.peek() == Some(b'[') => {
+                return cursor.array(|cursor| self.part(cursor));
+            }
+            b"content" | b"reasoning_content" | b"reasoning" | b"refusal" => {
+                self.bytes += walk::text_len(cursor)?;
+            }
+            b"tool_calls" => {
+                return walk::elements(cursor, |cursor| {
+                    walk::members(cursor, |cursor, name| match name {
+                        b"function" | b"custom" => self.strings(cursor),
+                        _ => cursor.skip(),
+                    })
+                });
+            }
+            b"function_call" => return self.strings(cursor),
+            b"audio" => self.bytes += walk::text_len_of(cursor, b"transcript")?,
+            _ => return cursor.skip(),
         }
-        "content" | "reasoning_content" | "reasoning" | "refusal" => total += text_len(value),
-        "tool_calls" => elements(value, |call| {
-            members(call, |name, value| {
-                if matches!(name, "function" | "custom") {
-                    total += strings_len(value);
+        Ok(())
+    }
+
+    /// Mistral: `{"type":"text","text"}` or `{"type":"thinking","thinking":[{"text"}]}`.
+    fn part(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"text" => self.bytes += walk::text_len(cursor)?,
+                b"thinking" => {
+                    return walk::elements(cursor, |cursor| {
+                        self.bytes += walk::text_len_of(cursor, b"text")?;
+                        Ok(())
+                    });
                 }
-            });
-        }),
-        "function_call" => total += strings_len(value),
-        "audio" => total += member(value, "transcript").map_or(0, text_len),
-        _ => {}
-    });
-    total
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })
+    }
+
+    /// All strings that are members of the object.
+    fn strings(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, _| {
+            self.bytes += walk::text_len(cursor)?;
+            Ok(())
+        })
+    }
 }
 
-/// Mistral: `{"type":"text","text"}` or `{"type":"thinking","thinking":[{"text"}]}`.
-fn part_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |name, value| match name {
-        "text" => total += text_len(value),
-        "thinking" => elements(value, |part| {
-            total += member(part, "text").map_or(0, text_len);
-        }),
-        _ => {}
-    });
-    total
+/// The members of a named event that matter.
+#[derive(Default)]
+struct Named<'a> {
+    kind: Option<Text<'a>>,
+    /// Bytes of text in `delta`.
+    delta: u64,
+    error: Option<&'a [u8]>,
+    usage: Option<&'a [u8]>,
+    item: Option<&'a [u8]>,
+    response: Option<&'a [u8]>,
 }
 
-/// All strings that are members of the object.
-fn strings_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |_, value| total += text_len(value));
-    total
+impl<'a> Named<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let slice = match name {
+            b"type" => {
+                self.kind = walk::text(cursor)?;
+                return Ok(());
+            }
+            b"delta" => {
+                self.delta = walk::text_len(cursor)?;
+                return Ok(());
+            }
+            b"error" => &mut self.error,
+            b"usage" => &mut self.usage,
+            b"item" => &mut self.item,
+            b"response" => &mut self.response,
+            _ => return cursor.skip(),
+        };
+        *slice = Some(cursor.slice()?);
+        Ok(())
+    }
 }
 
 /// An event that says its own type: Responses, images, audio.
 fn named(seen: &mut Seen, event: Event<'_>) {
-    let data = event.data;
-    let kind = member(data, "type").and_then(owned);
-    let kind = kind.unwrap_or_else(|| String::from_utf8_lossy(event.name).into_owned());
-    match kind.as_str() {
+    let mut of = Named::default();
+    walk::object(event.data, |cursor, name| of.member(cursor, name));
+    let kind = of.kind.as_ref().and_then(|kind| kind.decode());
+    match &*kind.unwrap_or_else(|| String::from_utf8_lossy(event.name)) {
         "error" => {
-            let nested = member(data, "error").filter(|error| is_object(error));
-            seen.fail(error(nested.unwrap_or(data)));
+            let nested = of.error.filter(|error| is_object(error));
+            seen.fail(error(nested.unwrap_or(event.data)));
         }
         // Audio is base64, not text.
         "response.audio.delta" | "speech.audio.delta" => {}
@@ -287,23 +362,20 @@ fn named(seen: &mut Seen, event: Event<'_>) {
         | "image_generation.completed"
         | "image_edit.completed" => {
             seen.finished = true;
-            seen.usage = member(data, "usage").and_then(usage).unwrap_or(seen.usage);
+            seen.usage = of.usage.and_then(usage).unwrap_or(seen.usage);
         }
         "response.output_item.done" => {
-            let item = member(data, "item").unwrap_or_default();
-            if is_search(item) {
+            if is_search(of.item.unwrap_or_default()) {
                 let before = seen.usage.web_searches.unwrap_or(0);
                 seen.usage.web_searches = Some(before + 1);
             }
         }
-        kind if kind.ends_with(".delta") => {
-            seen.text_bytes += member(data, "delta").map_or(0, text_len);
-        }
+        kind if kind.ends_with(".delta") => seen.text_bytes += of.delta,
         kind => {
-            if let Some(raw) = member(data, "error").filter(|error| is_something(error)) {
+            if let Some(raw) = of.error.filter(|error| is_something(error)) {
                 seen.fail(error(raw));
             }
-            if let Some(response) = member(data, "response") {
+            if let Some(response) = of.response {
                 self::response(seen, kind, response);
             }
         }

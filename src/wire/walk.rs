@@ -78,6 +78,19 @@ pub fn text_len(cursor: &mut Cursor) -> Result<u64, ScanError> {
     Ok(text(cursor)?.map_or(0, |text| text.len() as u64))
 }
 
+/// Bytes of text that an object's member of that name says; the last one if there are several.
+pub fn text_len_of(cursor: &mut Cursor, wanted: &[u8]) -> Result<u64, ScanError> {
+    let mut found = 0;
+    members(cursor, |cursor, name| {
+        if name != wanted {
+            return cursor.skip();
+        }
+        found = text_len(cursor)?;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// A count, as `look::count` reads it.
 pub fn count(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
     match cursor.peek() {
