@@ -15,35 +15,6 @@ use super::walk;
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] = &["usageMetadata", "error", "candidates"];
 
-/// Usage out of a `usageMetadata`. `None` if it is not an object.
-///
-/// Input includes cached tokens; tokens of built-in tools come on top. A count of 0 is not
-/// written (proto3 JSON), so a missing output is 0.
-pub fn usage(raw: &[u8]) -> Option<Usage> {
-    read(raw).map(|(usage, _)| usage)
-}
-
-/// The usage, and the tier if it is named.
-fn read(raw: &[u8]) -> Option<(Usage, Option<Text<'_>>)> {
-    let mut said = Said::default();
-    walk::figures(raw, |cursor, name| said.member(cursor, name))?;
-    let output = said.candidates.or(said.response).unwrap_or(0);
-    let input = said.prompt.unwrap_or(0).saturating_add(said.tools.unwrap_or(0));
-    // Some back ends count the thoughts among the candidates; the total gives it away.
-    let inclusive = said.total == Some(input.saturating_add(output));
-    let thoughts = if inclusive { 0 } else { said.thoughts.unwrap_or(0) };
-    let usage = Usage {
-        input: said.prompt.map(|_| input),
-        cached_input: said.cached,
-        audio_input: said.audio_input,
-        output: Some(output.saturating_add(thoughts)),
-        reasoning: said.thoughts,
-        audio_output: said.audio_output,
-        ..Usage::default()
-    };
-    Some((usage, said.tier))
-}
-
 /// What a `usageMetadata` says.
 #[derive(Default)]
 struct Said<'a> {
@@ -60,6 +31,25 @@ struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
+    /// Input includes cached tokens; tokens of built-in tools come on top. A count of 0 is not
+    /// written (proto3 JSON), so a missing output is 0.
+    fn usage(&self) -> Usage {
+        let output = self.candidates.or(self.response).unwrap_or(0);
+        let input = self.prompt.unwrap_or(0).saturating_add(self.tools.unwrap_or(0));
+        // Some back ends count the thoughts among the candidates; the total gives it away.
+        let inclusive = self.total == Some(input.saturating_add(output));
+        let thoughts = if inclusive { 0 } else { self.thoughts.unwrap_or(0) };
+        Usage {
+            input: self.prompt.map(|_| input),
+            cached_input: self.cached,
+            audio_input: self.audio_input,
+            output: Some(output.saturating_add(thoughts)),
+            reasoning: self.thoughts,
+            audio_output: self.audio_output,
+            ..Usage::default()
+        }
+    }
+
     fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
         let number = match name {
             b"promptTokenCount" => &mut self.prompt,
@@ -132,7 +122,11 @@ fn response(seen: &mut Seen, data: &[u8]) {
                     seen.fail(error(raw));
                 }
             }
-            b"usageMetadata" => metadata(seen, cursor.slice()?),
+            b"usageMetadata" => {
+                let (mut said, from) = (Said::default(), cursor.at());
+                let sound = walk::figures_at(cursor, |cursor, name| said.member(cursor, name))?;
+                metadata(seen, sound.then_some(said), cursor.taken(from));
+            }
             b"candidates" => {
                 // Broken candidates say nothing: they count when they have been read to their end.
                 let mut text = Candidates::default();
@@ -152,16 +146,16 @@ fn response(seen: &mut Seen, data: &[u8]) {
     });
 }
 
-/// The latest snapshot stands for all before: they are cumulative.
-fn metadata(seen: &mut Seen, raw: &[u8]) {
-    let searches = seen.usage.web_searches;
-    let tier = match read(raw) {
-        Some((found, tier)) => {
-            seen.usage = found;
-            seen.usage.web_searches = searches;
-            tier
+/// Notes what a `usageMetadata` said, if it was sound. The latest snapshot stands for all before:
+/// they are cumulative.
+fn metadata(seen: &mut Seen, said: Option<Said>, raw: &[u8]) {
+    let tier = match said {
+        Some(said) => {
+            let web_searches = seen.usage.web_searches;
+            seen.usage = Usage { web_searches, ..said.usage() };
+            said.tier
         }
-        // Broken in one place, it may still say the tier in another.
+        // With one number that can't be, it may still say the tier.
         None => member(raw, "serviceTier").and_then(text),
     };
     if let Some(tier) = tier {
@@ -245,7 +239,9 @@ fn queries(cursor: &mut Cursor) -> Result<u64, ScanError> {
 /// Reads what was kept of a JSON answer, or of an array of them.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
     if let Some(raw) = tap.value("usageMetadata") {
-        metadata(seen, raw);
+        let mut said = Said::default();
+        let sound = walk::figures(raw, |cursor, name| said.member(cursor, name));
+        metadata(seen, sound.map(|()| said), raw);
     }
     if let Some(raw) = tap.value("candidates") {
         // An answer is whole when its JSON is, and as long, whatever its candidates say.

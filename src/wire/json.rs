@@ -10,6 +10,9 @@ use super::runs;
 /// How many containers may be open at once. OpenAI and Anthropic refuse less.
 pub const MAX_DEPTH: usize = 256;
 
+/// So many containers in one another any parser takes.
+const DEEP: usize = 64;
+
 /// Digits that any number type takes, be it rounded.
 const LONG_NUMBER: usize = 64;
 
@@ -38,18 +41,19 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// The start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Cursor<'a> {
-        Cursor::inside(bytes, 0)
+        Cursor { bytes, at: 0, depth: 0, odd: false }
     }
 
-    /// The start of `bytes`, where `open` containers are open around them already.
-    pub fn inside(bytes: &'a [u8], open: usize) -> Cursor<'a> {
-        Cursor { bytes, at: 0, depth: open, odd: false }
+    /// What has been taken from `from` on.
+    pub fn taken(&self, from: usize) -> &'a [u8] {
+        self.bytes.get(from..self.at).unwrap_or_default()
     }
 
-    /// Whether there was an escape, which may be half of a character, or a number that may be
-    /// larger than any: well-formed, but a parser may refuse it.
-    pub fn is_odd(&self) -> bool {
-        self.odd
+    /// Whether something was taken, since this was asked last, that is well-formed and that a
+    /// parser may still refuse: an escape, which may be half of a character, a number that may be
+    /// larger than any, or deep nesting.
+    pub fn was_odd(&mut self) -> bool {
+        std::mem::take(&mut self.odd)
     }
 
     /// The offset of the next byte.
@@ -91,6 +95,20 @@ impl<'a> Cursor<'a> {
     /// Takes a string.
     #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, ScanError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        if let Some((b'"', text)) = rest.split_first() {
+            let run = runs::plain(text);
+            if let (Some(b'"'), Some(quoted)) = (text.get(run), rest.get(..run + 2)) {
+                let from = self.at;
+                self.at += run + 2;
+                return Ok(Text { quoted, span: from..self.at, escaped: false });
+            }
+        }
+        self.odd_string()
+    }
+
+    /// Takes a string that has an escape in it, or is none.
+    fn odd_string(&mut self) -> Result<Text<'a>, ScanError> {
         let from = self.at;
         let mut escaped = false;
         self.expect(b'"', "a string was expected")?;
@@ -117,7 +135,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes one escape sequence, its backslash first.
-    #[cold]
     fn escape(&mut self) -> Result<(), ScanError> {
         let taken = match self.bytes.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
@@ -136,7 +153,20 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes a number and returns it as written.
+    #[inline]
     pub fn number(&mut self) -> Result<&'a [u8], ScanError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, after) = rest.split_at(digits);
+        let plain = digits < LONG_NUMBER && !matches!(after, [b'.' | b'e' | b'E', ..]);
+        if let ([b'1'..=b'9', ..], true) = (number, plain) {
+            self.at += digits;
+            return Ok(number);
+        }
+        self.odd_number()
+    }
+
+    fn odd_number(&mut self) -> Result<&'a [u8], ScanError> {
         let from = self.at;
         self.take(b'-');
         if !self.take(b'0') && self.digits() == 0 {
@@ -198,7 +228,7 @@ impl<'a> Cursor<'a> {
     pub fn slice(&mut self) -> Result<&'a [u8], ScanError> {
         let from = self.at;
         self.skip()?;
-        Ok(self.bytes.get(from..self.at).unwrap_or_default())
+        Ok(self.taken(from))
     }
 
     /// Checks and takes any value. `open` containers are open around it already.
@@ -229,6 +259,7 @@ impl<'a> Cursor<'a> {
                 _ => self.scalar()?,
             }
             if !self.next_place(&mut nest)? {
+                self.odd |= nest.deep;
                 return Ok(from..self.at);
             }
         }
@@ -320,11 +351,13 @@ struct Nest {
     bits: [u64; MAX_DEPTH / 64],
     len: usize,
     open: usize,
+    /// There have been many.
+    deep: bool,
 }
 
 impl Nest {
     fn new(open: usize) -> Nest {
-        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open }
+        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open, deep: false }
     }
 
     fn push(&mut self, object: bool, at: usize) -> Result<(), ScanError> {
@@ -333,6 +366,7 @@ impl Nest {
                 let bit = 1u64 << (self.len % 64);
                 *word = if object { *word | bit } else { *word & !bit };
                 self.len += 1;
+                self.deep |= self.len > DEEP;
                 Ok(())
             }
             _ => Err(ScanError::syntax(at, "nested deeper than 256 levels")),

@@ -197,7 +197,11 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
                 walk::elements(cursor, |cursor| more.choice(cursor))?;
                 said = more;
             }
-            b"usage" => found = usage(cursor.slice()?),
+            b"usage" if cursor.peek() == Some(b'{') => found = usage(cursor.slice()?),
+            b"usage" => {
+                found = None;
+                return cursor.skip();
+            }
             b"x_groq" => nested = member(cursor.slice()?, "usage").and_then(usage),
             b"service_tier" => {
                 if let Some(tier) = walk::text(cursor)? {

@@ -1,5 +1,7 @@
 //! What has been read of an answer so far, in any dialect.
 
+use std::borrow::Cow;
+
 use crate::units::Usage;
 
 use super::anthropic::Counts;
@@ -80,11 +82,9 @@ impl Seen {
     /// Notes the tier that served; what can't be decoded is none.
     pub fn served_by(&mut self, tier: &Text) {
         // Said in every chunk, and always the same.
-        match tier.decode() {
-            Some(tier) if self.service_tier.as_deref() != Some(&*tier) => {
-                self.service_tier = Some(tier.into_owned());
-            }
-            _ => {}
+        let known = self.service_tier.as_ref().map(String::as_bytes);
+        if tier.escaped || known != Some(tier.raw()) {
+            self.service_tier = tier.decode().map(Cow::into_owned).or(self.service_tier.take());
         }
     }
 

@@ -6,12 +6,9 @@
 use serde_json::Value;
 
 use super::fault::ScanError;
-use super::json::{Cursor, MAX_DEPTH};
+use super::json::Cursor;
 use super::json_text::Text;
 use super::look;
-
-/// How many containers serde_json opens at most.
-const PARSER_DEPTH: usize = 127;
 
 /// The members of the object that `raw` is, as far as it can be read; whether that was to the
 /// object's end. `each` has to take the value.
@@ -24,25 +21,35 @@ pub fn object<'a>(
     cursor.peek() == Some(b'{') && members(&mut cursor, each).is_ok()
 }
 
-/// The members of an object of numbers. `None` where a parser would refuse it: then what `each`
-/// was shown is void. A member that comes twice has its last value.
+/// The members of the object of numbers that `raw` is. `None` where a parser would refuse it:
+/// then what `each` was shown is void. A member that comes twice has its last value.
 pub fn figures<'a>(
     raw: &'a [u8],
     each: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
 ) -> Option<()> {
-    let mut cursor = Cursor::inside(raw, MAX_DEPTH - PARSER_DEPTH);
+    let mut cursor = Cursor::new(raw);
     cursor.space();
-    if cursor.peek() != Some(b'{') {
-        return None;
-    }
-    members(&mut cursor, each).ok()?;
+    let sound = figures_at(&mut cursor, each).ok()?;
     cursor.space();
-    let sound = if cursor.is_odd() {
-        serde_json::from_slice::<Value>(raw).is_ok()
-    } else {
-        raw.is_ascii() || std::str::from_utf8(raw).is_ok()
-    };
     (sound && cursor.is_end()).then_some(())
+}
+
+/// The same inside of a text; whether it is an object and a parser would take it.
+pub fn figures_at<'a>(
+    cursor: &mut Cursor<'a>,
+    each: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
+) -> Result<bool, ScanError> {
+    if cursor.peek() != Some(b'{') {
+        return cursor.skip().map(|()| false);
+    }
+    let from = cursor.at();
+    cursor.was_odd();
+    members(cursor, each)?;
+    let raw = cursor.taken(from);
+    if cursor.was_odd() {
+        return Ok(serde_json::from_slice::<Value>(raw).is_ok());
+    }
+    Ok(raw.is_ascii() || std::str::from_utf8(raw).is_ok())
 }
 
 /// Calls `each` at every member's value, which it has to take.
