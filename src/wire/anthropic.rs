@@ -1,14 +1,16 @@
 //! Anthropic's answers.
 
-use serde_json::Value;
-
 use crate::units::Usage;
 
-use super::look::{count, is_something, member, owned, parse, text_len};
+use super::fault::ScanError;
+use super::json::Cursor;
+use super::json_text::Text;
+use super::look::{is_something, member};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
 use super::tap::Tap;
+use super::walk;
 
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] = &["usage", "error", "type"];
@@ -27,21 +29,93 @@ pub struct Counts {
     searches: Option<u64>,
 }
 
-impl Counts {
-    fn of(all: &Value) -> Counts {
-        let part = |outer: &str, name: &str| all.get(outer)?.get(name).and_then(count);
-        Counts {
-            uncached: summed(all, "input_tokens"),
-            read: summed(all, "cache_read_input_tokens"),
-            written: summed(all, "cache_creation_input_tokens"),
-            written_5m: part("cache_creation", "ephemeral_5m_input_tokens"),
-            written_1h: part("cache_creation", "ephemeral_1h_input_tokens"),
-            output: summed(all, "output_tokens"),
-            thinking: part("output_tokens_details", "thinking_tokens"),
-            searches: part("server_tool_use", "web_search_requests"),
-        }
+/// The numbers that an object gives for each iteration, too.
+#[derive(Debug, Clone, Copy, Default)]
+struct Summed {
+    uncached: Option<u64>,
+    read: Option<u64>,
+    written: Option<u64>,
+    output: Option<u64>,
+}
+
+impl Summed {
+    /// Takes a member's value.
+    fn member(&mut self, cursor: &mut Cursor, name: &[u8]) -> Result<(), ScanError> {
+        let number = match name {
+            b"input_tokens" => &mut self.uncached,
+            b"cache_read_input_tokens" => &mut self.read,
+            b"cache_creation_input_tokens" => &mut self.written,
+            b"output_tokens" => &mut self.output,
+            _ => return cursor.skip(),
+        };
+        *number = walk::count(cursor)?;
+        Ok(())
     }
 
+    fn with(self, other: Summed, both: impl Fn(Option<u64>, Option<u64>) -> Option<u64>) -> Summed {
+        Summed {
+            uncached: both(self.uncached, other.uncached),
+            read: both(self.read, other.read),
+            written: both(self.written, other.written),
+            output: both(self.output, other.output),
+        }
+    }
+}
+
+/// The sum of what is known.
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.saturating_add(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Reads a usage object: its numbers and the tier that it names. `None` if it is not an object.
+fn read(raw: &[u8]) -> Option<(Counts, Option<Text<'_>>)> {
+    let (mut counts, mut tier) = (Counts::default(), None);
+    let (mut top, mut iterations) = (Summed::default(), Summed::default());
+    walk::figures(raw, |cursor, name| {
+        match name {
+            b"cache_creation" => {
+                (counts.written_5m, counts.written_1h) = (None, None);
+                return walk::members(cursor, |cursor, name| {
+                    let number = match name {
+                        b"ephemeral_5m_input_tokens" => &mut counts.written_5m,
+                        b"ephemeral_1h_input_tokens" => &mut counts.written_1h,
+                        _ => return cursor.skip(),
+                    };
+                    *number = walk::count(cursor)?;
+                    Ok(())
+                });
+            }
+            b"output_tokens_details" => {
+                counts.thinking = walk::count_of(cursor, b"thinking_tokens")?;
+            }
+            b"server_tool_use" => {
+                counts.searches = walk::count_of(cursor, b"web_search_requests")?;
+            }
+            b"iterations" => {
+                iterations = Summed::default();
+                return walk::elements(cursor, |cursor| {
+                    let mut one = Summed::default();
+                    walk::members(cursor, |cursor, name| one.member(cursor, name))?;
+                    iterations = iterations.with(one, sum);
+                    Ok(())
+                });
+            }
+            b"service_tier" => tier = walk::text(cursor)?,
+            _ => return top.member(cursor, name),
+        }
+        Ok(())
+    })?;
+    // The top level may give a number for the last iteration only (beta `iterations[]`): then
+    // the iterations' sum is what is billed.
+    let billed = top.with(iterations, Option::max);
+    let Summed { uncached, read, written, output } = billed;
+    Some((Counts { uncached, read, written, output, ..counts }, tier))
+}
+
+impl Counts {
     /// A later report replaces what it names and leaves the rest: it never adds.
     fn replaced_by(self, later: Counts) -> Counts {
         Counts {
@@ -78,47 +152,55 @@ impl Counts {
     }
 }
 
-/// A number that the top level may give for the last iteration only (beta `iterations[]`):
-/// then the iterations' sum is what is billed.
-fn summed(all: &Value, name: &str) -> Option<u64> {
-    let top = all.get(name).and_then(count);
-    let iterations = all.get("iterations").and_then(Value::as_array);
-    let sum = iterations.and_then(|iterations| {
-        let each = iterations.iter().filter_map(|one| count(one.get(name)?));
-        each.reduce(u64::saturating_add)
-    });
-    top.max(sum)
+/// The members of an event that matter.
+#[derive(Default)]
+struct Members<'a> {
+    kind: Option<Text<'a>>,
+    /// Bytes of text in `delta`, and in `content_block`.
+    delta: u64,
+    block: u64,
+    message: Option<&'a [u8]>,
+    usage: Option<&'a [u8]>,
 }
 
-/// Usage of a whole answer. `None` if it is not an object.
-///
-/// All input is the sum of its three parts (Messages API reference, `usage`).
-pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let all = parse(raw);
-    all.as_object()?;
-    Some(Counts::of(&all).usage())
+impl<'a> Members<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        match name {
+            b"type" => self.kind = walk::text(cursor)?,
+            b"delta" => self.delta = said(cursor, [b"text", b"thinking", b"partial_json"])?,
+            b"content_block" => self.block = said(cursor, [b"name", b"text", b"thinking"])?,
+            b"message" => self.message = Some(cursor.slice()?),
+            b"usage" => self.usage = Some(cursor.slice()?),
+            _ => return cursor.skip(),
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of text in an object's members of these names; of each the last one.
+fn said(cursor: &mut Cursor, names: [&[u8]; 3]) -> Result<u64, ScanError> {
+    let mut lengths = [0; 3];
+    walk::members(cursor, |cursor, name| {
+        let wanted = names.iter().zip(&mut lengths).find(|(wanted, _)| **wanted == name);
+        let Some((_, length)) = wanted else {
+            return cursor.skip();
+        };
+        *length = walk::text_len(cursor)?;
+        Ok(())
+    })?;
+    Ok(lengths.iter().sum())
 }
 
 /// Reads one event.
 pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
-    let data = event.data;
-    let kind = member(data, "type").and_then(owned);
-    let kind = kind.unwrap_or_else(|| String::from_utf8_lossy(event.name).into_owned());
-    match kind.as_str() {
-        "content_block_delta" => {
-            let delta = member(data, "delta").unwrap_or_default();
-            for name in ["text", "thinking", "partial_json"] {
-                seen.text_bytes += member(delta, name).map_or(0, text_len);
-            }
-        }
-        "content_block_start" => {
-            let block = member(data, "content_block").unwrap_or_default();
-            for name in ["name", "text", "thinking"] {
-                seen.text_bytes += member(block, name).map_or(0, text_len);
-            }
-        }
+    let mut of = Members::default();
+    walk::object(event.data, |cursor, name| of.member(cursor, name));
+    let kind = of.kind.as_ref().and_then(|kind| kind.decode());
+    match &*kind.unwrap_or_else(|| String::from_utf8_lossy(event.name)) {
+        "content_block_delta" => seen.text_bytes += of.delta,
+        "content_block_start" => seen.text_bytes += of.block,
         "message_start" => {
-            let message = member(data, "message").unwrap_or_default();
+            let message = of.message.unwrap_or_default();
             let mut first = counts(seen, member(message, "usage"));
             // A number between 1 and 8 that only says that it began.
             first.output = None;
@@ -126,22 +208,22 @@ pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
             replace(seen, first);
         }
         "message_delta" => {
-            let later = counts(seen, member(data, "usage"));
+            let later = counts(seen, of.usage);
             replace(seen, later);
         }
         "message_stop" => seen.finished = true,
-        "error" => seen.fail(error(data)),
+        "error" => seen.fail(error(event.data)),
         _ => {}
     }
     Verdict::Keep
 }
 
 fn counts(seen: &mut Seen, raw: Option<&[u8]>) -> Counts {
-    let all = raw.map(parse).unwrap_or_default();
-    if let Some(tier) = all.get("service_tier").and_then(Value::as_str) {
-        seen.service_tier = Some(tier.to_owned());
+    let (counts, tier) = raw.and_then(read).unwrap_or_default();
+    if let Some(tier) = tier {
+        seen.served_by(&tier);
     }
-    Counts::of(&all)
+    counts
 }
 
 fn replace(seen: &mut Seen, later: Counts) {

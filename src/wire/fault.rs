@@ -20,6 +20,7 @@ pub struct ScanError {
 
 impl ScanError {
     /// The body is not well-formed JSON at `offset`.
+    #[cold]
     pub fn syntax(offset: usize, what: &'static str) -> ScanError {
         ScanError { offset, format: "JSON", what, field: None }
     }

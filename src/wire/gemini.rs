@@ -1,50 +1,105 @@
 //! Gemini's answers.
 
-use serde_json::Value;
-
 use crate::units::Usage;
 
-use super::look::{count, elements, is_something, member, members, owned, parse, text, text_len};
+use super::fault::ScanError;
+use super::json::Cursor;
+use super::json_text::Text;
+use super::look::{elements, is_something, member, owned, text};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
 use super::tap::Tap;
+use super::walk;
 
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] = &["usageMetadata", "error", "candidates"];
 
-/// Usage out of a `usageMetadata`. `None` if it is not an object.
-///
-/// Input includes cached tokens; tokens of built-in tools come on top. A count of 0 is not
-/// written (proto3 JSON), so a missing output is 0.
-pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let all = parse(raw);
-    all.as_object()?;
-    let one = |name: &str| all.get(name).and_then(count);
-    let prompt = one("promptTokenCount");
-    let tools = one("toolUsePromptTokenCount").unwrap_or(0);
-    let said = one("candidatesTokenCount").or(one("responseTokenCount"));
-    let said = said.unwrap_or(0);
-    let thoughts = one("thoughtsTokenCount");
-    let input = prompt.unwrap_or(0).saturating_add(tools);
-    // Some back ends count the thoughts among the candidates; the total gives it away.
-    let inclusive = one("totalTokenCount") == Some(input.saturating_add(said));
-    let output = if inclusive { said } else { said.saturating_add(thoughts.unwrap_or(0)) };
-    Some(Usage {
-        input: prompt.map(|_| input),
-        cached_input: one("cachedContentTokenCount"),
-        audio_input: audio(&all, "promptTokensDetails"),
-        output: Some(output),
-        reasoning: thoughts,
-        audio_output: audio(&all, "candidatesTokensDetails"),
-        ..Usage::default()
-    })
+/// What a `usageMetadata` says.
+#[derive(Default)]
+struct Said<'a> {
+    prompt: Option<u64>,
+    tools: Option<u64>,
+    candidates: Option<u64>,
+    response: Option<u64>,
+    thoughts: Option<u64>,
+    total: Option<u64>,
+    cached: Option<u64>,
+    audio_input: Option<u64>,
+    audio_output: Option<u64>,
+    tier: Option<Text<'a>>,
 }
 
-fn audio(all: &Value, details: &str) -> Option<u64> {
-    let parts = all.get(details)?.as_array()?;
-    let is_audio = |part: &&Value| part.get("modality").and_then(Value::as_str) == Some("AUDIO");
-    count(parts.iter().find(is_audio)?.get("tokenCount")?)
+impl<'a> Said<'a> {
+    /// Input includes cached tokens; tokens of built-in tools come on top. A count of 0 is not
+    /// written (proto3 JSON), so a missing output is 0.
+    fn usage(&self) -> Usage {
+        let output = self.candidates.or(self.response).unwrap_or(0);
+        let input = self.prompt.unwrap_or(0).saturating_add(self.tools.unwrap_or(0));
+        // Some back ends count the thoughts among the candidates; the total gives it away.
+        let inclusive = self.total == Some(input.saturating_add(output));
+        let thoughts = if inclusive { 0 } else { self.thoughts.unwrap_or(0) };
+        Usage {
+            input: self.prompt.map(|_| input),
+            cached_input: self.cached,
+            audio_input: self.audio_input,
+            output: Some(output.saturating_add(thoughts)),
+            reasoning: self.thoughts,
+            audio_output: self.audio_output,
+            ..Usage::default()
+        }
+    }
+
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let number = match name {
+            b"promptTokenCount" => &mut self.prompt,
+            b"toolUsePromptTokenCount" => &mut self.tools,
+            b"candidatesTokenCount" => &mut self.candidates,
+            b"responseTokenCount" => &mut self.response,
+            b"thoughtsTokenCount" => &mut self.thoughts,
+            b"totalTokenCount" => &mut self.total,
+            b"cachedContentTokenCount" => &mut self.cached,
+            b"promptTokensDetails" => {
+                self.audio_input = audio(cursor)?;
+                return Ok(());
+            }
+            b"candidatesTokensDetails" => {
+                self.audio_output = audio(cursor)?;
+                return Ok(());
+            }
+            b"serviceTier" => {
+                self.tier = walk::text(cursor)?;
+                return Ok(());
+            }
+            _ => return cursor.skip(),
+        };
+        *number = walk::count(cursor)?;
+        Ok(())
+    }
+}
+
+/// The count of the first part that is audio.
+fn audio(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
+    let mut first = None;
+    walk::elements(cursor, |cursor| {
+        let (mut is_audio, mut tokens) = (false, None);
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"modality" => {
+                    let modality = walk::text(cursor)?;
+                    is_audio = modality.is_some_and(|it| *it.name() == *b"AUDIO");
+                }
+                b"tokenCount" => tokens = walk::count(cursor)?,
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })?;
+        if is_audio && first.is_none() {
+            first = Some(tokens);
+        }
+        Ok(())
+    })?;
+    Ok(first.flatten())
 }
 
 /// Reads one event: a whole response, with only what is new in its parts.
@@ -58,79 +113,147 @@ pub fn event(seen: &mut Seen, event: Event<'_>) -> Verdict {
 }
 
 fn response(seen: &mut Seen, data: &[u8]) {
-    members(data, |name, value| match name {
-        // Looked at first everywhere: an error chunk also reads as an empty response.
-        "error" if is_something(value) => seen.fail(error(value)),
-        "usageMetadata" => metadata(seen, value),
-        "candidates" => elements(value, |value| candidate(seen, value)),
-        // A blocked prompt has no candidates to finish.
-        "promptFeedback" => {
-            seen.finished |= member(value, "blockReason").is_some_and(is_something);
-        }
-        _ => {}
-    });
-}
-
-/// The latest snapshot stands for all before: they are cumulative.
-fn metadata(seen: &mut Seen, raw: &[u8]) {
-    let searches = seen.usage.web_searches;
-    if let Some(found) = usage(raw) {
-        seen.usage = found;
-        seen.usage.web_searches = searches;
-    }
-    let tier = member(raw, "serviceTier").and_then(owned);
-    seen.service_tier = tier.or(seen.service_tier.take());
-}
-
-fn candidate(seen: &mut Seen, raw: &[u8]) {
-    members(raw, |name, value| match name {
-        "content" => {
-            let parts = member(value, "parts").unwrap_or_default();
-            elements(parts, |part| seen.text_bytes += part_len(part));
-        }
-        "finishReason" => {
-            let named = text(value).is_some_and(|reason| !reason.is_empty());
-            seen.finished |= named && value != b"\"FINISH_REASON_UNSPECIFIED\"";
-        }
-        "groundingMetadata" => {
-            let mut queries = 0;
-            let list = member(value, "webSearchQueries").unwrap_or_default();
-            elements(list, |_| queries += 1);
-            if queries > 0 {
-                seen.usage.web_searches = seen.usage.web_searches.max(Some(queries));
+    walk::object(data, |cursor, name| {
+        match name {
+            // Looked at first everywhere: an error chunk also reads as an empty response.
+            b"error" => {
+                let raw = cursor.slice()?;
+                if is_something(raw) {
+                    seen.fail(error(raw));
+                }
             }
+            b"usageMetadata" => {
+                let (mut said, from) = (Said::default(), cursor.at());
+                let sound = walk::figures_at(cursor, |cursor, name| said.member(cursor, name))?;
+                metadata(seen, sound.then_some(said), cursor.taken(from));
+            }
+            b"candidates" => {
+                // Broken candidates say nothing: they count when they have been read to their end.
+                let mut text = Candidates::default();
+                walk::elements(cursor, |cursor| text.candidate(cursor))?;
+                seen.text_bytes += text.bytes;
+                seen.finished |= text.finished;
+                searched(seen, text.searches);
+            }
+            // A blocked prompt has no candidates to finish.
+            b"promptFeedback" => {
+                let feedback = cursor.slice()?;
+                seen.finished |= member(feedback, "blockReason").is_some_and(is_something);
+            }
+            _ => return cursor.skip(),
         }
-        _ => {}
+        Ok(())
     });
+}
+
+/// Notes what a `usageMetadata` said, if it was sound. The latest snapshot stands for all before:
+/// they are cumulative.
+fn metadata(seen: &mut Seen, said: Option<Said>, raw: &[u8]) {
+    let tier = match said {
+        Some(said) => {
+            let web_searches = seen.usage.web_searches;
+            seen.usage = Usage { web_searches, ..said.usage() };
+            said.tier
+        }
+        // With one number that can't be, it may still say the tier.
+        None => member(raw, "serviceTier").and_then(text),
+    };
+    if let Some(tier) = tier {
+        seen.served_by(&tier);
+    }
+}
+
+fn searched(seen: &mut Seen, queries: u64) {
+    if queries > 0 {
+        seen.usage.web_searches = seen.usage.web_searches.max(Some(queries));
+    }
+}
+
+/// What candidates say.
+#[derive(Default)]
+struct Candidates {
+    /// Bytes of text, or of a call or code as it is written.
+    bytes: u64,
+    finished: bool,
+    /// The most searches of any of them.
+    searches: u64,
+}
+
+impl Candidates {
+    fn candidate(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"content" => self.bytes += content_len(cursor)?,
+                b"finishReason" => {
+                    let named = |reason: Text| {
+                        !reason.is_empty() && reason.raw() != b"FINISH_REASON_UNSPECIFIED"
+                    };
+                    self.finished |= walk::text(cursor)?.is_some_and(named);
+                }
+                b"groundingMetadata" => self.searches = self.searches.max(queries(cursor)?),
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Bytes of text, or of a call or code as it is written.
-fn part_len(raw: &[u8]) -> u64 {
+fn content_len(cursor: &mut Cursor) -> Result<u64, ScanError> {
     let mut total = 0;
-    members(raw, |name, value| match name {
-        "text" => total += text_len(value),
-        "functionCall" | "executableCode" => total += value.len() as u64,
-        _ => {}
-    });
-    total
+    walk::members(cursor, |cursor, name| {
+        if name != b"parts" {
+            return cursor.skip();
+        }
+        total = 0;
+        walk::elements(cursor, |cursor| {
+            walk::members(cursor, |cursor, name| {
+                match name {
+                    b"text" => total += walk::text_len(cursor)?,
+                    b"functionCall" | b"executableCode" => total += cursor.slice()?.len() as u64,
+                    _ => return cursor.skip(),
+                }
+                Ok(())
+            })
+        })
+    })?;
+    Ok(total)
+}
+
+/// How many searches a grounding tells of.
+fn queries(cursor: &mut Cursor) -> Result<u64, ScanError> {
+    let mut count = 0;
+    walk::members(cursor, |cursor, name| {
+        if name != b"webSearchQueries" {
+            return cursor.skip();
+        }
+        count = 0;
+        walk::elements(cursor, |cursor| {
+            count += 1;
+            cursor.skip()
+        })
+    })?;
+    Ok(count)
 }
 
 /// Reads what was kept of a JSON answer, or of an array of them.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
-    let whole = seen.finished;
-    let length = seen.text_bytes;
     if let Some(raw) = tap.value("usageMetadata") {
-        metadata(seen, raw);
+        let mut said = Said::default();
+        let sound = walk::figures(raw, |cursor, name| said.member(cursor, name));
+        metadata(seen, sound.map(|()| said), raw);
     }
     if let Some(raw) = tap.value("candidates") {
-        elements(raw, |value| candidate(seen, value));
+        // An answer is whole when its JSON is, and as long, whatever its candidates say.
+        let mut text = Candidates::default();
+        elements(raw, |value| {
+            let _ = text.candidate(&mut Cursor::new(value));
+        });
+        searched(seen, text.searches);
     }
     if let Some(raw) = tap.value("error").filter(|error| is_something(error)) {
         seen.fail(error(raw));
     }
-    // An answer is whole when its JSON is, whatever its candidates say.
-    seen.finished = whole;
-    seen.text_bytes = length;
 }
 
 /// The error of an `{"error":{"code","message","status"}}`.

@@ -89,30 +89,35 @@ impl Hold {
 struct Outgoing {
     /// What was held back before.
     head: Bytes,
-    /// Parts of the chunk, in order, neighbours joined.
+    /// Parts of the chunk before the last one, in order, if there are several.
     parts: Vec<Range<usize>>,
+    last: Range<usize>,
 }
 
 impl Outgoing {
+    /// Adds a part; neighbours are joined.
     fn push(&mut self, part: Range<usize>) {
-        match self.parts.last_mut() {
-            Some(last) if last.end == part.start => last.end = part.end,
-            _ => self.parts.push(part),
+        if self.last.is_empty() {
+            self.last = part;
+        } else if self.last.end == part.start {
+            self.last.end = part.end;
+        } else {
+            self.parts.push(std::mem::replace(&mut self.last, part));
         }
     }
 
     /// Copied only if there is more than one piece.
     fn join(self, chunk: &Bytes) -> Bytes {
-        match (self.head.is_empty(), self.parts.as_slice()) {
-            (_, []) => self.head,
-            (true, [part]) => chunk.slice(part.clone()),
-            (_, parts) => {
-                let mut out = BytesMut::from(self.head);
-                for part in parts {
-                    out.extend_from_slice(chunk.get(part.clone()).unwrap_or_default());
-                }
-                out.freeze()
-            }
+        if self.last.is_empty() {
+            return self.head;
         }
+        if self.head.is_empty() && self.parts.is_empty() {
+            return chunk.slice(self.last);
+        }
+        let mut out = BytesMut::from(self.head);
+        for part in self.parts.into_iter().chain([self.last]) {
+            out.extend_from_slice(chunk.get(part).unwrap_or_default());
+        }
+        out.freeze()
     }
 }

@@ -5,9 +5,16 @@
 
 use super::fault::{ScanError, Span};
 use super::json_text::Text;
+use super::runs;
 
 /// How many containers may be open at once. OpenAI and Anthropic refuse less.
 pub const MAX_DEPTH: usize = 256;
+
+/// So many containers in one another any parser takes.
+const DEEP: usize = 64;
+
+/// Digits that any number type takes, be it rounded.
+const LONG_NUMBER: usize = 64;
 
 /// An object that members can be added to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +32,28 @@ pub struct ObjectAt {
 pub struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Containers that `object` and `array` are in.
+    depth: usize,
+    /// Something was taken that a parser may still refuse.
+    odd: bool,
 }
 
 impl<'a> Cursor<'a> {
     /// The start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Cursor<'a> {
-        Cursor { bytes, at: 0 }
+        Cursor { bytes, at: 0, depth: 0, odd: false }
+    }
+
+    /// What has been taken from `from` on.
+    pub fn taken(&self, from: usize) -> &'a [u8] {
+        self.bytes.get(from..self.at).unwrap_or_default()
+    }
+
+    /// Whether something was taken, since this was asked last, that is well-formed and that a
+    /// parser may still refuse: an escape, which may be half of a character, a number that may be
+    /// larger than any, or deep nesting.
+    pub fn was_odd(&mut self) -> bool {
+        std::mem::take(&mut self.odd)
     }
 
     /// The offset of the next byte.
@@ -49,6 +72,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Skips white space.
+    #[inline]
     pub fn space(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
@@ -63,18 +87,34 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes `byte`, which must be next.
+    #[inline]
     pub fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), ScanError> {
         if self.take(byte) { Ok(()) } else { Err(ScanError::syntax(self.at, what)) }
     }
 
     /// Takes a string.
+    #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, ScanError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        if let Some((b'"', text)) = rest.split_first() {
+            let run = runs::plain(text);
+            if let (Some(b'"'), Some(quoted)) = (text.get(run), rest.get(..run + 2)) {
+                let from = self.at;
+                self.at += run + 2;
+                return Ok(Text { quoted, span: from..self.at, escaped: false });
+            }
+        }
+        self.odd_string()
+    }
+
+    /// Takes a string that has an escape in it, or is none.
+    fn odd_string(&mut self) -> Result<Text<'a>, ScanError> {
         let from = self.at;
         let mut escaped = false;
         self.expect(b'"', "a string was expected")?;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
-            self.at += plain_run(rest);
+            self.at += runs::plain(rest);
             match self.bytes.get(self.at) {
                 Some(b'"') => break,
                 Some(b'\\') => {
@@ -108,11 +148,25 @@ impl<'a> Cursor<'a> {
             return Err(ScanError::syntax(self.at, "an unknown escape in a string"));
         }
         self.at += taken;
+        self.odd = true;
         Ok(())
     }
 
     /// Takes a number and returns it as written.
+    #[inline]
     pub fn number(&mut self) -> Result<&'a [u8], ScanError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, after) = rest.split_at(digits);
+        let plain = digits < LONG_NUMBER && !matches!(after, [b'.' | b'e' | b'E', ..]);
+        if let ([b'1'..=b'9', ..], true) = (number, plain) {
+            self.at += digits;
+            return Ok(number);
+        }
+        self.odd_number()
+    }
+
+    fn odd_number(&mut self) -> Result<&'a [u8], ScanError> {
         let from = self.at;
         self.take(b'-');
         if !self.take(b'0') && self.digits() == 0 {
@@ -122,11 +176,13 @@ impl<'a> Cursor<'a> {
             return Err(ScanError::syntax(self.at, "a digit was expected"));
         }
         if self.take(b'e') || self.take(b'E') {
+            self.odd = true;
             let _sign = self.take(b'+') || self.take(b'-');
             if self.digits() == 0 {
                 return Err(ScanError::syntax(self.at, "a digit was expected"));
             }
         }
+        self.odd |= self.at - from > LONG_NUMBER;
         Ok(self.bytes.get(from..self.at).unwrap_or_default())
     }
 
@@ -149,6 +205,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Takes a member's name, its colon and the white space around them.
+    #[inline]
     pub fn key(&mut self) -> Result<Text<'a>, ScanError> {
         self.space();
         let key = self.string()?;
@@ -156,6 +213,22 @@ impl<'a> Cursor<'a> {
         self.expect(b':', "a ':' was expected")?;
         self.space();
         Ok(key)
+    }
+
+    /// Checks and takes any value inside of those that `object` and `array` are in.
+    #[inline]
+    pub fn skip(&mut self) -> Result<(), ScanError> {
+        match self.peek() {
+            Some(b'{' | b'[') => self.value(self.depth).map(drop),
+            _ => self.scalar(),
+        }
+    }
+
+    /// Checks and takes any value, and returns it as written.
+    pub fn slice(&mut self) -> Result<&'a [u8], ScanError> {
+        let from = self.at;
+        self.skip()?;
+        Ok(self.taken(from))
     }
 
     /// Checks and takes any value. `open` containers are open around it already.
@@ -186,6 +259,7 @@ impl<'a> Cursor<'a> {
                 _ => self.scalar()?,
             }
             if !self.next_place(&mut nest)? {
+                self.odd |= nest.deep;
                 return Ok(from..self.at);
             }
         }
@@ -234,6 +308,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         self.space();
         let empty = self.take(b'}');
+        self.depth += 1;
         let mut more = !empty;
         while more {
             let key = self.key()?;
@@ -244,6 +319,7 @@ impl<'a> Cursor<'a> {
                 self.expect(b'}', "',' or '}' was expected")?;
             }
         }
+        self.depth -= 1;
         Ok(ObjectAt { span: from..self.at, start, empty })
     }
 
@@ -257,64 +333,17 @@ impl<'a> Cursor<'a> {
         if self.take(b']') {
             return Ok(());
         }
+        self.depth += 1;
         loop {
             self.space();
             element(self)?;
             self.space();
             if !self.take(b',') {
+                self.depth -= 1;
                 return self.expect(b']', "',' or ']' was expected");
             }
         }
     }
-}
-
-/// How many bytes come before the next quote, backslash or control character, or the end.
-fn plain_run(rest: &[u8]) -> usize {
-    // Between two escapes there is little; between two quotes there may be a picture.
-    let (mut words, mut at) = (rest.as_chunks::<8>().0.iter(), 0);
-    for word in words.by_ref().take(NEAR) {
-        if let Some(place) = first_special(*word) {
-            return at + place;
-        }
-        at += 8;
-    }
-    let far = rest.get(at..).unwrap_or_default();
-    let clean = far.as_chunks::<64>().0.iter().take_while(|block| !has_special(block)).count();
-    at += clean * 64;
-    let (words, last) = rest.get(at..).unwrap_or_default().as_chunks::<8>();
-    for word in words {
-        if let Some(place) = first_special(*word) {
-            return at + place;
-        }
-        at += 8;
-    }
-    at + last.iter().take_while(|byte| !is_special(**byte)).count()
-}
-
-/// Words that are looked at one by one before whole blocks are.
-const NEAR: usize = 8;
-
-fn is_special(byte: u8) -> bool {
-    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
-}
-
-/// Without an early exit it runs on whole vectors.
-fn has_special(block: &[u8; 64]) -> bool {
-    block.iter().fold(false, |found, &byte| found | is_special(byte))
-}
-
-/// The place of the first special byte of eight, all looked at at once: a byte's highest bit is
-/// set in `marks` where it is one. A borrow may set marks wrongly, but only above a right one.
-/// (Mycroft's test for a zero byte.)
-fn first_special(word: [u8; 8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let bytes = u64::from_le_bytes(word);
-    let zero = |x: u64| x.wrapping_sub(ONES) & !x;
-    let same = |byte: u8| zero(bytes ^ (ONES * u64::from(byte)));
-    let control = bytes.wrapping_sub(ONES * 0x20) & !bytes;
-    let marks = (same(b'"') | same(b'\\') | control) & HIGH;
-    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
 }
 
 /// The open containers: one bit each, set for an object.
@@ -322,11 +351,13 @@ struct Nest {
     bits: [u64; MAX_DEPTH / 64],
     len: usize,
     open: usize,
+    /// There have been many.
+    deep: bool,
 }
 
 impl Nest {
     fn new(open: usize) -> Nest {
-        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open }
+        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open, deep: false }
     }
 
     fn push(&mut self, object: bool, at: usize) -> Result<(), ScanError> {
@@ -335,6 +366,7 @@ impl Nest {
                 let bit = 1u64 << (self.len % 64);
                 *word = if object { *word | bit } else { *word & !bit };
                 self.len += 1;
+                self.deep |= self.len > DEEP;
                 Ok(())
             }
             _ => Err(ScanError::syntax(at, "nested deeper than 256 levels")),
@@ -349,29 +381,5 @@ impl Nest {
         let last = self.len.checked_sub(1)?;
         let word = self.bits.get(last / 64)?;
         Some(word >> (last % 64) & 1 == 1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_ends_at_the_first_special_byte_wherever_it_is() {
-        for length in [0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 200, 300] {
-            // Bytes whose bits lie near those that are looked for.
-            for plain in [b'a', b'!', b'#', b' ', 0x7f, 0x80, 0xa2, 0xdc, 0xff] {
-                let clean = vec![plain; length];
-                assert_eq!(plain_run(&clean), length, "{plain} × {length}");
-                for at in 0..length {
-                    for special in [b'"', b'\\', 0, 0x1f, b'\n'] {
-                        let mut text = clean.clone();
-                        text[at] = special;
-                        text.iter_mut().skip(at + 3).step_by(5).for_each(|byte| *byte = b'"');
-                        assert_eq!(plain_run(&text), at, "{special} at {at} of {length}");
-                    }
-                }
-            }
-        }
     }
 }

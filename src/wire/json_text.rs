@@ -30,6 +30,16 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// What it says, as bytes to compare a name with; empty where `decode` has nothing.
+    pub fn name(&self) -> Cow<'a, [u8]> {
+        if self.escaped { self.decoded() } else { Cow::Borrowed(self.raw()) }
+    }
+
+    #[cold]
+    fn decoded(&self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.decode().unwrap_or_default().into_owned().into_bytes())
+    }
+
     /// The length in bytes of what it says, without decoding it.
     pub fn len(&self) -> usize {
         let mut rest = self.raw();

@@ -12,10 +12,12 @@ pub mod json;
 pub mod json_text;
 pub mod look;
 pub mod multipart;
+pub mod runs;
 pub mod scan;
 pub mod splice;
 pub mod text_len;
 pub mod tokens;
+pub mod walk;
 
 mod hold;
 pub mod meter;

@@ -4,12 +4,15 @@ use serde_json::Value;
 
 use crate::units::Usage;
 
-use super::look::{count, is_object, is_something, member, members, owned, parse, text_len};
-use super::look::{elements, text};
+use super::fault::ScanError;
+use super::json::Cursor;
+use super::json_text::Text;
+use super::look::{elements, is_object, is_something, member, members, owned, parse, text};
 use super::route::Endpoint;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
 use super::tap::Tap;
+use super::walk;
 
 /// The members of a JSON answer that matter.
 pub const MEMBERS: &[&str] =
@@ -20,38 +23,109 @@ pub const MEMBERS: &[&str] =
 /// `None` if it is not an object. Input includes cached tokens and output includes reasoning
 /// already (OpenAI API reference, `usage`).
 pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let all = parse(raw);
-    all.as_object()?;
-    let first = |names: &[&str]| names.iter().find_map(|name| count(all.get(name)?));
-    let of = |details: &[&str], name: &str| {
-        let found = details.iter().find_map(|details| all.get(details)?.get(name));
-        found.and_then(count)
-    };
-    // Transcriptions write the first one in the singular.
-    let input_details = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
-    let output_details =
-        ["completion_tokens_details", "output_tokens_details", "output_token_details"];
-    let input = first(&["prompt_tokens", "input_tokens"]);
-    let mut output = first(&["completion_tokens", "output_tokens"]);
-    if let (Some(input), Some(said), Some(total)) = (input, output, first(&["total_tokens"])) {
+    let mut said = Said::default();
+    walk::figures(raw, |cursor, name| said.member(cursor, name))?;
+    let input = said.prompt.or(said.input);
+    let mut output = said.completion.or(said.output);
+    if let (Some(input), Some(said), Some(total)) = (input, output, said.total) {
         // Gemini's and xAI's compatible servers leave reasoning out of the output, not out of
         // the total, and bill it.
         output = Some(said.max(total.saturating_sub(input)));
     }
-    // DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
-    let hit = first(&["prompt_cache_hit_tokens"]);
+    let of = |details: &[Details], which: fn(&Details) -> Entry| {
+        details.iter().find_map(which).flatten()
+    };
     Some(Usage {
         input,
-        cached_input: of(&input_details, "cached_tokens").max(hit),
-        cache_write: of(&input_details, "cache_write_tokens"),
+        cached_input: of(&said.inputs, |of| of.cached).max(said.cache_hit),
+        cache_write: of(&said.inputs, |of| of.written),
         cache_write_1h: None,
-        audio_input: of(&input_details, "audio_tokens"),
+        audio_input: of(&said.inputs, |of| of.audio),
         output,
-        reasoning: of(&output_details, "reasoning_tokens"),
-        audio_output: of(&output_details, "audio_tokens"),
-        duration_ms: all.get("seconds").and_then(milliseconds),
-        web_searches: of(&["server_tool_use"], "web_search_requests"),
+        reasoning: of(&said.outputs, |of| of.reasoning),
+        audio_output: of(&said.outputs, |of| of.audio),
+        duration_ms: said.seconds.and_then(|seconds| milliseconds(&parse(seconds))),
+        web_searches: said.searches,
     })
+}
+
+/// A usage object's numbers, under the names that servers have for them.
+#[derive(Default)]
+struct Said<'a> {
+    prompt: Option<u64>,
+    input: Option<u64>,
+    completion: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    /// DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
+    cache_hit: Option<u64>,
+    searches: Option<u64>,
+    seconds: Option<&'a [u8]>,
+    /// Parts of the input, in the order in which their names are asked.
+    inputs: [Details; 3],
+    outputs: [Details; 3],
+}
+
+/// A member that is there, and its number if it is one: null hides what other names say.
+type Entry = Option<Option<u64>>;
+
+#[derive(Default)]
+struct Details {
+    cached: Entry,
+    written: Entry,
+    audio: Entry,
+    reasoning: Entry,
+}
+
+impl<'a> Said<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let number = match name {
+            b"prompt_tokens" => &mut self.prompt,
+            b"input_tokens" => &mut self.input,
+            b"completion_tokens" => &mut self.completion,
+            b"output_tokens" => &mut self.output,
+            b"total_tokens" => &mut self.total,
+            b"prompt_cache_hit_tokens" => &mut self.cache_hit,
+            _ => return self.details(cursor, name),
+        };
+        *number = walk::count(cursor)?;
+        Ok(())
+    }
+
+    fn details(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let ([prompt, input, one_input], [completion, output, one_output]) =
+            (&mut self.inputs, &mut self.outputs);
+        let details = match name {
+            b"prompt_tokens_details" => prompt,
+            b"input_tokens_details" => input,
+            // Transcriptions write it in the singular.
+            b"input_token_details" => one_input,
+            b"completion_tokens_details" => completion,
+            b"output_tokens_details" => output,
+            b"output_token_details" => one_output,
+            b"server_tool_use" => {
+                self.searches = walk::count_of(cursor, b"web_search_requests")?;
+                return Ok(());
+            }
+            b"seconds" => {
+                self.seconds = Some(cursor.slice()?);
+                return Ok(());
+            }
+            _ => return cursor.skip(),
+        };
+        *details = Details::default();
+        walk::members(cursor, |cursor, name| {
+            let entry = match name {
+                b"cached_tokens" => &mut details.cached,
+                b"cache_write_tokens" => &mut details.written,
+                b"audio_tokens" => &mut details.audio,
+                b"reasoning_tokens" => &mut details.reasoning,
+                _ => return cursor.skip(),
+            };
+            *entry = Some(walk::count(cursor)?);
+            Ok(())
+        })
+    }
 }
 
 /// Reads one event.
@@ -81,8 +155,8 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
         seen.usage.web_searches = seen.usage.web_searches.or(searches(output));
     }
     let says = |name: &str, word: &str| {
-        let value = tap.value(name).and_then(owned);
-        value.as_deref() == Some(word)
+        let value = tap.value(name).and_then(text);
+        value.is_some_and(|value| value.decode().as_deref() == Some(word))
     };
     match tap.value("error").filter(|error| is_something(error)) {
         Some(raw) => seen.fail(error(raw)),
@@ -113,24 +187,45 @@ pub fn error(raw: &[u8]) -> Failure {
 
 /// One chunk of chat or completions.
 fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
-    let (mut choices, mut stopped) = (0, false);
+    let mut said = Choices::default();
     let (mut found, mut nested, mut failure) = (None, None, None);
-    let whole = members(data, |name, value| match name {
-        "choices" => elements(value, |value| {
-            choices += 1;
-            stopped |= choice(seen, value);
-        }),
-        "usage" => found = usage(value),
-        "x_groq" => nested = member(value, "usage").and_then(usage),
-        "service_tier" => seen.service_tier = owned(value).or(seen.service_tier.take()),
-        "error" if is_something(value) => failure = Some(error(value)),
-        // vLLM's older form: the error is the whole chunk.
-        "object" if value == b"\"error\"" => failure = Some(error(data)),
-        _ => {}
+    let whole = walk::object(data, |cursor, name| {
+        match name {
+            b"choices" => {
+                // Broken choices say nothing: they count when they have been read to their end.
+                let mut more = said;
+                walk::elements(cursor, |cursor| more.choice(cursor))?;
+                said = more;
+            }
+            b"usage" if cursor.peek() == Some(b'{') => found = usage(cursor.slice()?),
+            b"usage" => {
+                found = None;
+                return cursor.skip();
+            }
+            b"x_groq" => nested = member(cursor.slice()?, "usage").and_then(usage),
+            b"service_tier" => {
+                if let Some(tier) = walk::text(cursor)? {
+                    seen.served_by(&tier);
+                }
+            }
+            b"error" => {
+                let raw = cursor.slice()?;
+                if is_something(raw) {
+                    failure = Some(error(raw));
+                }
+            }
+            // vLLM's older form: the error is the whole chunk.
+            b"object" if cursor.slice()? == b"\"error\"" => failure = Some(error(data)),
+            b"object" => {}
+            _ => return cursor.skip(),
+        }
+        Ok(())
     });
+    seen.text_bytes += said.bytes;
+    seen.finished |= said.finished;
     let reason: &[u8] = b"\"the provider stopped with finish_reason error\"";
-    let failure = failure.or_else(|| stopped.then(|| error(reason)));
-    let usage_only = whole && choices == 0 && found.is_some() && failure.is_none();
+    let failure = failure.or_else(|| said.stopped.then(|| error(reason)));
+    let usage_only = whole && said.choices == 0 && found.is_some() && failure.is_none();
     // The latest is the whole: snapshots grow, and Groq says the same twice.
     if let Some(usage) = found.or(nested) {
         seen.usage = usage;
@@ -141,70 +236,128 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
     if usage_only { Verdict::UsageOnly } else { Verdict::Keep }
 }
 
-/// One choice; whether it stopped because of an error.
-fn choice(seen: &mut Seen, raw: &[u8]) -> bool {
-    let mut stopped = false;
-    members(raw, |name, value| match name {
-        "delta" => seen.text_bytes += delta_len(value),
-        "text" => seen.text_bytes += text_len(value),
-        "finish_reason" if value == b"\"error\"" => stopped = true,
-        "finish_reason" => seen.finished |= text(value).is_some_and(|reason| !reason.is_empty()),
-        _ => {}
-    });
-    stopped
+/// What a chunk's choices say.
+#[derive(Clone, Copy, Default)]
+struct Choices {
+    choices: usize,
+    /// Bytes of text, reasoning and tool arguments.
+    bytes: u64,
+    finished: bool,
+    /// One stopped because of an error.
+    stopped: bool,
 }
 
-/// Bytes of text, reasoning and tool arguments in one delta.
-fn delta_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |name, value| match name {
-        "content" if value.first() == Some(&b'[') => {
-            elements(value, |part| total += part_len(part));
+impl Choices {
+    fn choice(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        self.choices += 1;
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"delta" => return walk::members(cursor, |cursor, name| self.delta(cursor, name)),
+                b"text" => self.bytes += walk::text_len(cursor)?,
+                b"finish_reason" => match walk::text(cursor)? {
+                    Some(reason) if reason.raw() == b"error" => self.stopped = true,
+                    Some(reason) => self.finished |= !reason.is_empty(),
+                    None => {}
+                },
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })
+    }
+
+    /// A member of a delta.
+    fn delta(&mut self, cursor: &mut Cursor, name: &[u8]) -> Result<(), ScanError> {
+        match name {
+            b"content" if cursor.peek() == Some(b'[') => {
+                return cursor.array(|cursor| self.part(cursor));
+            }
+            b"content" | b"reasoning_content" | b"reasoning" | b"refusal" => {
+                self.bytes += walk::text_len(cursor)?;
+            }
+            b"tool_calls" => {
+                return walk::elements(cursor, |cursor| {
+                    walk::members(cursor, |cursor, name| match name {
+                        b"function" | b"custom" => self.strings(cursor),
+                        _ => cursor.skip(),
+                    })
+                });
+            }
+            b"function_call" => return self.strings(cursor),
+            b"audio" => self.bytes += walk::text_len_of(cursor, b"transcript")?,
+            _ => return cursor.skip(),
         }
-        "content" | "reasoning_content" | "reasoning" | "refusal" => total += text_len(value),
-        "tool_calls" => elements(value, |call| {
-            members(call, |name, value| {
-                if matches!(name, "function" | "custom") {
-                    total += strings_len(value);
+        Ok(())
+    }
+
+    /// Mistral: `{"type":"text","text"}` or `{"type":"thinking","thinking":[{"text"}]}`.
+    fn part(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"text" => self.bytes += walk::text_len(cursor)?,
+                b"thinking" => {
+                    return walk::elements(cursor, |cursor| {
+                        self.bytes += walk::text_len_of(cursor, b"text")?;
+                        Ok(())
+                    });
                 }
-            });
-        }),
-        "function_call" => total += strings_len(value),
-        "audio" => total += member(value, "transcript").map_or(0, text_len),
-        _ => {}
-    });
-    total
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })
+    }
+
+    /// All strings that are members of the object.
+    fn strings(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        walk::members(cursor, |cursor, _| {
+            self.bytes += walk::text_len(cursor)?;
+            Ok(())
+        })
+    }
 }
 
-/// Mistral: `{"type":"text","text"}` or `{"type":"thinking","thinking":[{"text"}]}`.
-fn part_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |name, value| match name {
-        "text" => total += text_len(value),
-        "thinking" => elements(value, |part| {
-            total += member(part, "text").map_or(0, text_len);
-        }),
-        _ => {}
-    });
-    total
+/// The members of a named event that matter.
+#[derive(Default)]
+struct Named<'a> {
+    kind: Option<Text<'a>>,
+    /// Bytes of text in `delta`.
+    delta: u64,
+    error: Option<&'a [u8]>,
+    usage: Option<&'a [u8]>,
+    item: Option<&'a [u8]>,
+    response: Option<&'a [u8]>,
 }
 
-/// All strings that are members of the object.
-fn strings_len(raw: &[u8]) -> u64 {
-    let mut total = 0;
-    members(raw, |_, value| total += text_len(value));
-    total
+impl<'a> Named<'a> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
+        let slice = match name {
+            b"type" => {
+                self.kind = walk::text(cursor)?;
+                return Ok(());
+            }
+            b"delta" => {
+                self.delta = walk::text_len(cursor)?;
+                return Ok(());
+            }
+            b"error" => &mut self.error,
+            b"usage" => &mut self.usage,
+            b"item" => &mut self.item,
+            b"response" => &mut self.response,
+            _ => return cursor.skip(),
+        };
+        *slice = Some(cursor.slice()?);
+        Ok(())
+    }
 }
 
 /// An event that says its own type: Responses, images, audio.
 fn named(seen: &mut Seen, event: Event<'_>) {
-    let data = event.data;
-    let kind = member(data, "type").and_then(owned);
-    let kind = kind.unwrap_or_else(|| String::from_utf8_lossy(event.name).into_owned());
-    match kind.as_str() {
+    let mut of = Named::default();
+    walk::object(event.data, |cursor, name| of.member(cursor, name));
+    let kind = of.kind.as_ref().and_then(|kind| kind.decode());
+    match &*kind.unwrap_or_else(|| String::from_utf8_lossy(event.name)) {
         "error" => {
-            let nested = member(data, "error").filter(|error| is_object(error));
-            seen.fail(error(nested.unwrap_or(data)));
+            let nested = of.error.filter(|error| is_object(error));
+            seen.fail(error(nested.unwrap_or(event.data)));
         }
         // Audio is base64, not text.
         "response.audio.delta" | "speech.audio.delta" => {}
@@ -213,23 +366,20 @@ fn named(seen: &mut Seen, event: Event<'_>) {
         | "image_generation.completed"
         | "image_edit.completed" => {
             seen.finished = true;
-            seen.usage = member(data, "usage").and_then(usage).unwrap_or(seen.usage);
+            seen.usage = of.usage.and_then(usage).unwrap_or(seen.usage);
         }
         "response.output_item.done" => {
-            let item = member(data, "item").unwrap_or_default();
-            if is_search(item) {
+            if is_search(of.item.unwrap_or_default()) {
                 let before = seen.usage.web_searches.unwrap_or(0);
                 seen.usage.web_searches = Some(before + 1);
             }
         }
-        kind if kind.ends_with(".delta") => {
-            seen.text_bytes += member(data, "delta").map_or(0, text_len);
-        }
+        kind if kind.ends_with(".delta") => seen.text_bytes += of.delta,
         kind => {
-            if let Some(raw) = member(data, "error").filter(|error| is_something(error)) {
+            if let Some(raw) = of.error.filter(|error| is_something(error)) {
                 seen.fail(error(raw));
             }
-            if let Some(response) = member(data, "response") {
+            if let Some(response) = of.response {
                 self::response(seen, kind, response);
             }
         }

@@ -1,8 +1,11 @@
 //! What has been read of an answer so far, in any dialect.
 
+use std::borrow::Cow;
+
 use crate::units::Usage;
 
 use super::anthropic::Counts;
+use super::json_text::Text;
 
 /// How an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,15 @@ impl Seen {
     pub fn fail(&mut self, failure: Failure) {
         self.first_error_only |= self.events <= 1 && self.failure.is_none();
         self.failure.get_or_insert(failure);
+    }
+
+    /// Notes the tier that served; what can't be decoded is none.
+    pub fn served_by(&mut self, tier: &Text) {
+        // Said in every chunk, and always the same.
+        let known = self.service_tier.as_ref().map(String::as_bytes);
+        if tier.escaped || known != Some(tier.raw()) {
+            self.service_tier = tier.decode().map(Cow::into_owned).or(self.service_tier.take());
+        }
     }
 
     /// The outcome, if nothing more comes.

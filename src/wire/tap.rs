@@ -1,8 +1,6 @@
 //! Chosen members of a JSON answer, out of pieces, without keeping the rest.
 
-use std::borrow::Cow;
-
-use memchr::memchr2;
+use super::runs;
 
 /// The most bytes kept of one member; a longer one is not kept at all.
 pub const MAX_MEMBER: usize = 256 * 1024;
@@ -77,18 +75,12 @@ impl Tap {
     /// The next bytes of the text.
     pub fn feed(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        while let Some(&byte) = rest.first() {
-            let taken = match self.string {
-                Quoted::No => {
-                    self.outside(byte);
-                    1
-                }
-                Quoted::Yes => self.inside(rest),
-                Quoted::Escape => {
-                    self.string = Quoted::Yes;
-                    self.keep(rest.get(..1).unwrap_or_default());
-                    1
-                }
+        while !rest.is_empty() {
+            let taken = match self.place {
+                Place::Start => self.start(rest),
+                Place::Key => self.name(rest),
+                Place::Value => self.values(rest),
+                Place::End | Place::Other => return,
             };
             rest = rest.get(taken..).unwrap_or_default();
         }
@@ -107,82 +99,154 @@ impl Tap {
         self.place == Place::End
     }
 
-    /// Bytes inside a string; returns how many were taken.
-    fn inside(&mut self, rest: &[u8]) -> usize {
-        let Some(at) = memchr2(b'"', b'\\', rest) else {
-            self.keep(rest);
-            return rest.len();
-        };
-        let (run, _) = rest.split_at(at + 1);
-        if rest.get(at) == Some(&b'\\') {
-            self.keep(run);
-            self.string = Quoted::Escape;
-            return run.len();
+    /// The first byte of the text that is no white space tells what it is. Each of these takes
+    /// some bytes, at least one, and returns how many.
+    fn start(&mut self, rest: &[u8]) -> usize {
+        match rest.first() {
+            Some(b' ' | b'\t' | b'\n' | b'\r') => {}
+            Some(b'{') => self.open_object(),
+            Some(b'[') => {
+                self.depth = 1;
+                self.level = 2;
+                self.place = Place::Value;
+            }
+            _ => self.place = Place::Other,
         }
-        self.string = Quoted::No;
-        if self.place == Place::Key {
-            self.keep(run.get(..at).unwrap_or_default());
-            self.named();
-        } else {
-            self.keep(run);
-        }
-        run.len()
+        1
     }
 
-    /// A name has been read.
-    fn named(&mut self) {
-        let raw = std::mem::take(&mut self.key);
-        let name = match memchr::memchr(b'\\', &raw) {
-            None => Cow::Borrowed(raw.as_slice()),
-            Some(_) => {
-                let quoted = [b"\"", raw.as_slice(), b"\""].concat();
-                let decoded: Option<String> = serde_json::from_slice(&quoted).ok();
-                Cow::Owned(decoded.unwrap_or_default().into_bytes())
+    /// Where a name may come, or in one.
+    fn name(&mut self, rest: &[u8]) -> usize {
+        let mut from = 0;
+        if self.string == Quoted::No {
+            let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'}')) else {
+                return rest.len();
+            };
+            from = at + 1;
+            if rest.get(at) == Some(&b'}') {
+                self.close();
+                return from;
             }
+            self.string = Quoted::Yes;
+        }
+        let text = rest.get(from..).unwrap_or_default();
+        let at = match self.string {
+            Quoted::Escape => 0,
+            _ => runs::quoted(text),
         };
-        let is_it = |wanted: &&str| wanted.as_bytes() == &*name;
-        self.current = self.wanted.iter().position(is_it);
+        let (run, end) = text.split_at(at);
+        match (self.string, end.first()) {
+            (_, None) => self.keep_name(run),
+            (Quoted::Yes, Some(b'"')) => {
+                self.string = Quoted::No;
+                self.named(run);
+            }
+            (state, Some(_)) => {
+                self.keep_name(text.get(..=at).unwrap_or_default());
+                self.string = if state == Quoted::Yes { Quoted::Escape } else { Quoted::Yes };
+            }
+        }
+        rest.len().min(from + at + 1)
+    }
+
+    /// Adds to a name that comes in pieces, or with escapes.
+    fn keep_name(&mut self, part: &[u8]) {
+        // One byte over the bound marks it as too long.
+        let room = (MAX_KEY + 1).saturating_sub(self.key.len());
+        self.key.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+
+    /// A name has been read; this is its last part, and all of it if nothing was kept.
+    fn named(&mut self, last: &[u8]) {
+        self.current = if self.key.is_empty() {
+            self.wanted.iter().position(|wanted| wanted.as_bytes() == last)
+        } else {
+            self.keep_name(last);
+            self.kept_name()
+        };
         if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
             *kept = Kept::default();
         }
         self.place = Place::Value;
     }
 
-    /// One byte outside of strings.
-    fn outside(&mut self, byte: u8) {
-        match (self.place, byte) {
-            (Place::End | Place::Other, _) => {}
-            (Place::Start, b' ' | b'\t' | b'\n' | b'\r') => {}
-            (Place::Start, b'{') => self.open_object(),
-            (Place::Start, b'[') => {
-                self.depth = 1;
-                self.level = 2;
-                self.place = Place::Value;
+    /// Which of the members the name is that was kept.
+    #[cold]
+    fn kept_name(&mut self) -> Option<usize> {
+        let raw = std::mem::take(&mut self.key);
+        let name = match memchr::memchr(b'\\', &raw) {
+            None => raw,
+            Some(_) => {
+                let quoted = [b"\"", raw.as_slice(), b"\""].concat();
+                let decoded: Option<String> = serde_json::from_slice(&quoted).ok();
+                decoded.unwrap_or_default().into_bytes()
             }
-            (Place::Start, _) => self.place = Place::Other,
-            (Place::Key, b'"') => self.string = Quoted::Yes,
-            (Place::Key, b'}') => self.close(),
-            (Place::Key, _) => {}
-            (Place::Value, b':') if self.depth == self.level => {}
-            (Place::Value, b',') if self.depth == self.level => self.value_ended(),
-            (Place::Value, b'{') if self.depth + 1 == self.level => self.open_object(),
-            (Place::Value, b'{' | b'[') => {
-                self.keep(&[byte]);
-                self.depth += 1;
+        };
+        self.wanted.iter().position(|wanted| wanted.as_bytes() == name)
+    }
+
+    /// In a value, or between elements: up to where it ends, or to the end of the bytes. What is
+    /// kept of it is kept in one piece.
+    fn values(&mut self, rest: &[u8]) -> usize {
+        let (mut from, mut at) = (0, 0);
+        if self.string != Quoted::No {
+            at = self.text(rest, at);
+        }
+        loop {
+            if self.depth > self.level {
+                at += runs::quiet(rest.get(at..).unwrap_or_default());
             }
-            (Place::Value, b'}' | b']') if self.depth <= self.level => {
-                self.value_ended();
-                self.close();
-            }
-            (Place::Value, b'}' | b']') => {
-                self.depth -= 1;
-                self.keep(&[byte]);
-            }
-            (Place::Value, byte) => {
-                if byte == b'"' {
-                    self.string = Quoted::Yes;
+            let Some(&byte) = rest.get(at) else { break };
+            at += 1;
+            match byte {
+                b'"' => at = self.text(rest, at),
+                b'{' if self.depth + 1 == self.level => {
+                    self.open_object();
+                    return at;
                 }
-                self.keep(&[byte]);
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth > self.level => self.depth -= 1,
+                b'}' | b']' => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
+                    self.value_ended();
+                    self.close();
+                    return at;
+                }
+                b',' if self.depth == self.level => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
+                    self.value_ended();
+                    return at;
+                }
+                b':' if self.depth == self.level => {
+                    self.keep(rest.get(from..at - 1).unwrap_or_default());
+                    from = at;
+                }
+                _ => {}
+            }
+        }
+        self.keep(rest.get(from..).unwrap_or_default());
+        rest.len()
+    }
+
+    /// In a string of a value, from `at`: where it goes on after its end, or the end of the bytes.
+    fn text(&mut self, rest: &[u8], at: usize) -> usize {
+        let mut at = at + usize::from(self.string == Quoted::Escape);
+        loop {
+            at += runs::quoted(rest.get(at..).unwrap_or_default());
+            match rest.get(at) {
+                Some(b'"') => {
+                    self.string = Quoted::No;
+                    return at + 1;
+                }
+                Some(_) if at + 1 == rest.len() => {
+                    self.string = Quoted::Escape;
+                    return at + 1;
+                }
+                Some(_) => at += 2,
+                None => {
+                    self.string = Quoted::Yes;
+                    return rest.len();
+                }
             }
         }
     }
@@ -209,18 +273,12 @@ impl Tap {
         self.place = Place::Key;
     }
 
-    /// Adds to the name or the value that is being read.
+    /// Adds to the value that is being read, if it is wanted.
     fn keep(&mut self, bytes: &[u8]) {
-        let (buffer, most) = if self.place == Place::Key {
-            (&mut self.key, MAX_KEY)
-        } else {
-            match self.current.and_then(|at| self.kept.get_mut(at)) {
-                Some(kept) => (&mut kept.bytes, MAX_MEMBER),
-                None => return,
-            }
-        };
-        // One byte over the bound marks it as too long.
-        let room = (most + 1).saturating_sub(buffer.len());
-        buffer.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
+            // One byte over the bound marks it as too long.
+            let room = (MAX_MEMBER + 1).saturating_sub(kept.bytes.len());
+            kept.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        }
     }
 }

@@ -1,0 +1,144 @@
+//! The readers as they were first written, plainly: every member is cut out as a slice and read
+//! again, usage through `serde_json`, an answer byte by byte. What is read faster has to come to
+//! the same.
+
+mod anthropic;
+mod gemini;
+mod look;
+mod openai;
+mod seen;
+mod tap;
+
+use bytes::Bytes;
+
+use self::seen::Seen;
+use self::tap::Tap;
+use crate::units::Dialect;
+use crate::wire::hold::Hold;
+use crate::wire::route::Endpoint;
+use crate::wire::seen::{Report, Verdict};
+use crate::wire::sse::{Event, SseParser};
+
+/// Watches one answer.
+#[derive(Debug)]
+pub struct Meter {
+    endpoint: Endpoint,
+    seen: Seen,
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    Stream { parser: SseParser, hold: Option<Hold> },
+    Json { tap: Tap },
+}
+
+impl Meter {
+    /// For `text/event-stream`. `hide_usage` (chat and completions only): the client didn't
+    /// ask for the event with the usage, so it is taken out.
+    pub fn stream(endpoint: Endpoint, hide_usage: bool) -> Meter {
+        let hides = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
+        let hold = (hide_usage && hides).then(Hold::default);
+        let parser = SseParser::new();
+        Meter::new(endpoint, How::Stream { parser, hold })
+    }
+
+    /// For `application/json`.
+    pub fn json(endpoint: Endpoint) -> Meter {
+        let tap = Tap::new(match endpoint.dialect() {
+            Dialect::OpenAi => openai::MEMBERS,
+            Dialect::Anthropic => anthropic::MEMBERS,
+            Dialect::Gemini => gemini::MEMBERS,
+        });
+        Meter::new(endpoint, How::Json { tap })
+    }
+
+    fn new(endpoint: Endpoint, how: How) -> Meter {
+        let seen = Seen::default();
+        Meter { endpoint, seen, how }
+    }
+
+    /// Watches `chunk` and returns what the client gets for it: the same memory, unless
+    /// something has to be held back or taken out.
+    pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
+        let (endpoint, seen) = (self.endpoint, &mut self.seen);
+        match &mut self.how {
+            How::Stream { parser, hold: None } => {
+                parser.feed(&chunk, &mut |event| {
+                    read(endpoint, seen, event);
+                });
+                chunk
+            }
+            How::Stream { parser, hold: Some(hold) } => {
+                let was_after_cr = parser.is_after_cr();
+                let mut ends = Vec::new();
+                parser.frames(&chunk, &mut |event, end| {
+                    let verdict = event.map(|event| read(endpoint, seen, event));
+                    ends.push((end, verdict == Some(Verdict::UsageOnly)));
+                });
+                hold.release(chunk, was_after_cr, &ends)
+            }
+            How::Json { tap } => {
+                tap.feed(&chunk);
+                seen.text_bytes += chunk.len() as u64;
+                chunk
+            }
+        }
+    }
+
+    /// The end of the upstream's body. Returns the bytes that were held back.
+    pub fn end(&mut self) -> Bytes {
+        let (endpoint, seen) = (self.endpoint, &mut self.seen);
+        match &mut self.how {
+            How::Stream { parser, hold } => {
+                let closing = parser.closing();
+                let mut verdict = Verdict::Keep;
+                parser.finish(&mut |event| {
+                    // Without its blank line it may be cut short.
+                    if is_end_mark(event.data) || look::is_whole(event.data) {
+                        verdict = read(endpoint, seen, event);
+                    }
+                });
+                match hold {
+                    Some(hold) => hold.finish(verdict, closing),
+                    None => Bytes::new(),
+                }
+            }
+            How::Json { .. } => Bytes::new(),
+        }
+    }
+
+    /// What is known so far; also in mid-stream, when the client has gone.
+    pub fn report(&self) -> Report {
+        let mut seen = self.seen.clone();
+        if let How::Json { tap } = &self.how {
+            seen.finished = tap.complete();
+            match self.endpoint.dialect() {
+                Dialect::OpenAi => openai::answer(&mut seen, tap),
+                Dialect::Anthropic => anthropic::answer(&mut seen, tap),
+                Dialect::Gemini => gemini::answer(&mut seen, tap),
+            }
+        }
+        seen.report()
+    }
+}
+
+/// `[DONE]`, as OpenAI's SDKs recognise it: by its start.
+fn is_end_mark(data: &[u8]) -> bool {
+    data.trim_ascii_start().starts_with(b"[DONE]")
+}
+
+fn read(endpoint: Endpoint, seen: &mut Seen, event: Event<'_>) -> Verdict {
+    let dialect = endpoint.dialect();
+    if is_end_mark(event.data) {
+        // The other APIs have end marks of their own; servers that add this one mean nothing.
+        seen.finished |= matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
+        return Verdict::Keep;
+    }
+    seen.events += 1;
+    match dialect {
+        Dialect::OpenAi => openai::event(endpoint, seen, event),
+        Dialect::Anthropic => anthropic::event(seen, event),
+        Dialect::Gemini => gemini::event(seen, event),
+    }
+}
