@@ -52,10 +52,11 @@ impl Edge {
 
 #[async_trait]
 impl ProxyHttp for Edge {
-    type CTX = Exchange;
+    /// Boxed: Pingora's futures carry it by value, several times over.
+    type CTX = Box<Exchange>;
 
-    fn new_ctx(&self) -> Exchange {
-        Exchange::new(&self.gateway)
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Exchange::new(&self.gateway))
     }
 
     /// No modules: bodies go through as they are.
@@ -64,7 +65,7 @@ impl ProxyHttp for Edge {
     fn on_connection_reuse(
         &self,
         _: &mut Session,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
         kept: Box<dyn Any + Send + Sync>,
     ) {
         if let Ok(mark) = kept.downcast::<ConnectionMark>() {
@@ -73,14 +74,18 @@ impl ProxyHttp for Edge {
         }
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        exchange: &mut Self::CTX,
+    ) -> Result<bool> {
         self.accept(session, exchange).await
     }
 
     async fn upstream_peer(
         &self,
         _: &mut Session,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<Box<HttpPeer>> {
         match attempt::start(&self.gateway, exchange).await {
             Ok(peer) => Ok(Box::new(peer)),
@@ -96,7 +101,7 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         upstream: &mut RequestHeader,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         let mut header = upstream::header(&self.gateway, exchange, session.req_header())?;
         header.set_version(upstream.version);
@@ -109,7 +114,7 @@ impl ProxyHttp for Edge {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
         if let Some(attempt) = attempt.filter(|_| end) {
@@ -122,7 +127,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         header: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         relay::header(exchange, header)
     }
@@ -131,7 +136,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         header: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         relay::client_header(exchange, header)
     }
@@ -141,7 +146,7 @@ impl ProxyHttp for Edge {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         relay::complaint(exchange, body, end)?;
         relay::body(&self.gateway, exchange, body, end);
@@ -152,7 +157,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         _: &mut HeaderMap,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
         Ok(relay::trailers(&self.gateway, exchange))
     }
@@ -161,7 +166,7 @@ impl ProxyHttp for Edge {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         failure::connect(&self.gateway, exchange, error)
@@ -172,7 +177,7 @@ impl ProxyHttp for Edge {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         failure::proxying(&self.gateway, session, exchange, error, reused)
@@ -182,12 +187,17 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         error: &Error,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> FailToProxy {
         failure::answer(session, exchange, error).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        exchange: &mut Self::CTX,
+    ) {
         failure::note_client(exchange, error);
         settle::request_ended(&self.gateway, exchange, &failure::head(session));
         if let Some(call) = &exchange.call {
@@ -201,7 +211,7 @@ impl ProxyHttp for Edge {
     fn persist_connection_context(
         &self,
         _: &Session,
-        exchange: &Exchange,
+        exchange: &Self::CTX,
     ) -> Option<Box<dyn Any + Send + Sync>> {
         exchange.mark.as_ref().map(|mark| {
             mark.expect_header();
@@ -210,21 +220,21 @@ impl ProxyHttp for Edge {
     }
 
     /// The access log has it; Pingora's own line could show more of a request than ours may.
-    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Exchange,
+        _: &Self::CTX,
         _: &Error,
         _: ProxyWarnLogContext,
     ) -> bool {
         true
     }
 
-    fn request_summary(&self, _: &Session, exchange: &Exchange) -> String {
+    fn request_summary(&self, _: &Session, exchange: &Self::CTX) -> String {
         exchange.id.clone()
     }
 }
