@@ -3,6 +3,8 @@
 //! It never recurses, so hostile nesting costs no stack, and it copies nothing but the
 //! strings that somebody asks for.
 
+use std::borrow::Cow;
+
 use super::fault::{ScanError, Span};
 use super::json_text::Text;
 use super::runs;
@@ -95,16 +97,25 @@ impl<'a> Cursor<'a> {
     /// Takes a string.
     #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, ScanError> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        if let Some((b'"', text)) = rest.split_first() {
-            let run = runs::plain(text);
-            if let (Some(b'"'), Some(quoted)) = (text.get(run), rest.get(..run + 2)) {
-                let from = self.at;
-                self.at += run + 2;
-                return Ok(Text { quoted, span: from..self.at, escaped: false });
-            }
+        let from = self.at;
+        if self.plain_string().is_none() {
+            return self.odd_string();
         }
-        self.odd_string()
+        Ok(Text { quoted: self.taken(from), span: from..self.at, escaped: false })
+    }
+
+    /// Takes a string without escapes, and returns what is between its quotes. Takes nothing if
+    /// there is no such string.
+    #[inline]
+    fn plain_string(&mut self) -> Option<&'a [u8]> {
+        let (quote, text) = self.bytes.get(self.at..)?.split_first()?;
+        let run = runs::plain(text);
+        let (inside, after) = text.split_at_checked(run)?;
+        if *quote != b'"' || after.first() != Some(&b'"') {
+            return None;
+        }
+        self.at += run + 2;
+        Some(inside)
     }
 
     /// Takes a string that has an escape in it, or is none.
@@ -209,10 +220,16 @@ impl<'a> Cursor<'a> {
     pub fn key(&mut self) -> Result<Text<'a>, ScanError> {
         self.space();
         let key = self.string()?;
+        self.colon()?;
+        Ok(key)
+    }
+
+    #[inline]
+    fn colon(&mut self) -> Result<(), ScanError> {
         self.space();
         self.expect(b':', "a ':' was expected")?;
         self.space();
-        Ok(key)
+        Ok(())
     }
 
     /// Checks and takes any value inside of those that `object` and `array` are in.
@@ -290,7 +307,8 @@ impl<'a> Cursor<'a> {
 
     fn scalar(&mut self) -> Result<(), ScanError> {
         match self.peek() {
-            Some(b'"') => self.string().map(drop),
+            Some(b'"') if self.plain_string().is_some() => Ok(()),
+            Some(b'"') => self.odd_string().map(drop),
             Some(b'-' | b'0'..=b'9') => self.number().map(drop),
             Some(b't') => self.literal(b"true"),
             Some(b'f') => self.literal(b"false"),
@@ -321,6 +339,35 @@ impl<'a> Cursor<'a> {
         }
         self.depth -= 1;
         Ok(ObjectAt { span: from..self.at, start, empty })
+    }
+
+    /// As `object`, with the names as `Text::name` has them.
+    pub fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        self.expect(b'{', "a JSON object was expected")?;
+        self.depth += 1;
+        self.space();
+        let mut more = !self.take(b'}');
+        while more {
+            self.space();
+            let name = match self.plain_string() {
+                Some(name) => {
+                    self.colon()?;
+                    Cow::Borrowed(name)
+                }
+                None => self.key()?.name(),
+            };
+            member(self, &name)?;
+            self.space();
+            more = self.take(b',');
+            if !more {
+                self.expect(b'}', "',' or '}' was expected")?;
+            }
+        }
+        self.depth -= 1;
+        Ok(())
     }
 
     /// Takes an array, calling `element` at each value, which it must take.
