@@ -7,13 +7,8 @@ use std::borrow::Cow;
 
 use super::fault::{ScanError, Span};
 use super::json_text::Text;
+use super::nest::Nest;
 use super::runs;
-
-/// How many containers may be open at once. OpenAI and Anthropic refuse less.
-pub const MAX_DEPTH: usize = 256;
-
-/// So many containers in one another any parser takes.
-const DEEP: usize = 64;
 
 /// Digits that any number type takes, be it rounded.
 const LONG_NUMBER: usize = 64;
@@ -170,7 +165,7 @@ impl<'a> Cursor<'a> {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (number, after) = rest.split_at(digits);
         let plain = digits < LONG_NUMBER && !matches!(after, [b'.' | b'e' | b'E', ..]);
-        if let ([b'1'..=b'9', ..], true) = (number, plain) {
+        if plain && matches!(number, [b'0'] | [b'1'..=b'9', ..]) {
             self.at += digits;
             return Ok(number);
         }
@@ -254,14 +249,13 @@ impl<'a> Cursor<'a> {
         let from = self.at;
         let mut nest = Nest::new(open);
         loop {
-            self.space();
             match self.peek() {
                 Some(b'{') => {
                     nest.push(true, self.at)?;
                     self.at += 1;
                     self.space();
                     if self.peek() != Some(b'}') {
-                        self.key()?;
+                        self.skip_key()?;
                         continue;
                     }
                 }
@@ -276,13 +270,13 @@ impl<'a> Cursor<'a> {
                 _ => self.scalar()?,
             }
             if !self.next_place(&mut nest)? {
-                self.odd |= nest.deep;
+                self.odd |= nest.is_deep();
                 return Ok(from..self.at);
             }
         }
     }
 
-    /// After a value: closes what ends here. Whether another value is to come.
+    /// After a value: closes what ends here. Whether another value is to come, which is next.
     fn next_place(&mut self, nest: &mut Nest) -> Result<bool, ScanError> {
         while let Some(object) = nest.top() {
             self.space();
@@ -293,8 +287,9 @@ impl<'a> Cursor<'a> {
                 }
                 (Some(b','), _) => {
                     self.at += 1;
+                    self.space();
                     if object {
-                        self.key()?;
+                        self.skip_key()?;
                     }
                     return Ok(true);
                 }
@@ -303,6 +298,15 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Takes a name that nobody asks for, up to its value.
+    #[inline]
+    fn skip_key(&mut self) -> Result<(), ScanError> {
+        match self.plain_string() {
+            Some(_) => self.colon(),
+            None => self.key().map(drop),
+        }
     }
 
     fn scalar(&mut self) -> Result<(), ScanError> {
@@ -390,43 +394,5 @@ impl<'a> Cursor<'a> {
                 return self.expect(b']', "',' or ']' was expected");
             }
         }
-    }
-}
-
-/// The open containers: one bit each, set for an object.
-struct Nest {
-    bits: [u64; MAX_DEPTH / 64],
-    len: usize,
-    open: usize,
-    /// There have been many.
-    deep: bool,
-}
-
-impl Nest {
-    fn new(open: usize) -> Nest {
-        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open, deep: false }
-    }
-
-    fn push(&mut self, object: bool, at: usize) -> Result<(), ScanError> {
-        match self.bits.get_mut(self.len / 64) {
-            Some(word) if self.open + self.len < MAX_DEPTH => {
-                let bit = 1u64 << (self.len % 64);
-                *word = if object { *word | bit } else { *word & !bit };
-                self.len += 1;
-                self.deep |= self.len > DEEP;
-                Ok(())
-            }
-            _ => Err(ScanError::syntax(at, "nested deeper than 256 levels")),
-        }
-    }
-
-    fn pop(&mut self) {
-        self.len = self.len.saturating_sub(1);
-    }
-
-    fn top(&self) -> Option<bool> {
-        let last = self.len.checked_sub(1)?;
-        let word = self.bits.get(last / 64)?;
-        Some(word >> (last % 64) & 1 == 1)
     }
 }
