@@ -12,7 +12,7 @@ use super::sse::Event;
 use super::tap::Tap;
 use super::walk;
 
-/// The members of a JSON answer that matter.
+/// The members of a JSON answer that matter, in the order in which `answer` takes them.
 pub const MEMBERS: &[&str] = &["usage", "error", "type"];
 
 /// The numbers as Anthropic writes them: each part of the input for itself.
@@ -231,14 +231,17 @@ fn replace(seen: &mut Seen, later: Counts) {
     seen.usage = seen.counts.usage();
 }
 
-/// Reads what was kept of a JSON answer.
+/// Reads a JSON answer.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
-    let found = counts(seen, tap.value("usage"));
-    seen.usage = found.usage();
-    let failed = tap.value("type") == Some(b"\"error\"");
-    match tap.value("error").filter(|error| is_something(error)) {
+    let found = tap.found(|cursor| cursor.skip());
+    let [usage, error, kind, ..] = found.values();
+    seen.finished = found.is_complete();
+    seen.usage = counts(seen, usage).usage();
+    match error.filter(|error| is_something(error)) {
         Some(raw) => seen.fail(openai::error(raw)),
-        None if failed => seen.fail(openai::error(b"\"the server answered an error\"")),
+        None if kind == Some(b"\"error\"") => {
+            seen.fail(openai::error(b"\"the server answered an error\""));
+        }
         None => {}
     }
 }

@@ -12,7 +12,7 @@ use super::sse::Event;
 use super::tap::Tap;
 use super::walk;
 
-/// The members of a JSON answer that matter.
+/// The members of a JSON answer that matter, in the order in which `answer` takes them.
 pub const MEMBERS: &[&str] = &["usageMetadata", "error", "candidates"];
 
 /// What a `usageMetadata` says.
@@ -238,12 +238,15 @@ fn queries(cursor: &mut Cursor) -> Result<u64, ScanError> {
 
 /// Reads what was kept of a JSON answer, or of an array of them.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
-    if let Some(raw) = tap.value("usageMetadata") {
+    let found = tap.found(|cursor| cursor.skip());
+    let [usage, failure, candidates, ..] = found.values();
+    seen.finished = found.is_complete();
+    if let Some(raw) = usage {
         let mut said = Said::default();
         let sound = walk::figures(raw, |cursor, name| said.member(cursor, name));
         metadata(seen, sound.map(|()| said), raw);
     }
-    if let Some(raw) = tap.value("candidates") {
+    if let Some(raw) = candidates {
         // An answer is whole when its JSON is, and as long, whatever its candidates say.
         let mut text = Candidates::default();
         elements(raw, |value| {
@@ -251,7 +254,7 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
         });
         searched(seen, text.searches);
     }
-    if let Some(raw) = tap.value("error").filter(|error| is_something(error)) {
+    if let Some(raw) = failure.filter(|error| is_something(error)) {
         seen.fail(error(raw));
     }
 }

@@ -3,15 +3,12 @@
 //! It never recurses, so hostile nesting costs no stack, and it copies nothing but the
 //! strings that somebody asks for.
 
+use std::borrow::Cow;
+
 use super::fault::{ScanError, Span};
 use super::json_text::Text;
+use super::nest::Nest;
 use super::runs;
-
-/// How many containers may be open at once. OpenAI and Anthropic refuse less.
-pub const MAX_DEPTH: usize = 256;
-
-/// So many containers in one another any parser takes.
-const DEEP: usize = 64;
 
 /// Digits that any number type takes, be it rounded.
 const LONG_NUMBER: usize = 64;
@@ -95,16 +92,25 @@ impl<'a> Cursor<'a> {
     /// Takes a string.
     #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, ScanError> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        if let Some((b'"', text)) = rest.split_first() {
-            let run = runs::plain(text);
-            if let (Some(b'"'), Some(quoted)) = (text.get(run), rest.get(..run + 2)) {
-                let from = self.at;
-                self.at += run + 2;
-                return Ok(Text { quoted, span: from..self.at, escaped: false });
-            }
+        let from = self.at;
+        if self.plain_string().is_none() {
+            return self.odd_string();
         }
-        self.odd_string()
+        Ok(Text { quoted: self.taken(from), span: from..self.at, escaped: false })
+    }
+
+    /// Takes a string without escapes, and returns what is between its quotes. Takes nothing if
+    /// there is no such string.
+    #[inline]
+    fn plain_string(&mut self) -> Option<&'a [u8]> {
+        let (quote, text) = self.bytes.get(self.at..)?.split_first()?;
+        let run = runs::plain(text);
+        let (inside, after) = text.split_at_checked(run)?;
+        if *quote != b'"' || after.first() != Some(&b'"') {
+            return None;
+        }
+        self.at += run + 2;
+        Some(inside)
     }
 
     /// Takes a string that has an escape in it, or is none.
@@ -159,7 +165,7 @@ impl<'a> Cursor<'a> {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (number, after) = rest.split_at(digits);
         let plain = digits < LONG_NUMBER && !matches!(after, [b'.' | b'e' | b'E', ..]);
-        if let ([b'1'..=b'9', ..], true) = (number, plain) {
+        if plain && matches!(number, [b'0'] | [b'1'..=b'9', ..]) {
             self.at += digits;
             return Ok(number);
         }
@@ -209,10 +215,16 @@ impl<'a> Cursor<'a> {
     pub fn key(&mut self) -> Result<Text<'a>, ScanError> {
         self.space();
         let key = self.string()?;
+        self.colon()?;
+        Ok(key)
+    }
+
+    #[inline]
+    fn colon(&mut self) -> Result<(), ScanError> {
         self.space();
         self.expect(b':', "a ':' was expected")?;
         self.space();
-        Ok(key)
+        Ok(())
     }
 
     /// Checks and takes any value inside of those that `object` and `array` are in.
@@ -237,14 +249,13 @@ impl<'a> Cursor<'a> {
         let from = self.at;
         let mut nest = Nest::new(open);
         loop {
-            self.space();
             match self.peek() {
                 Some(b'{') => {
                     nest.push(true, self.at)?;
                     self.at += 1;
                     self.space();
                     if self.peek() != Some(b'}') {
-                        self.key()?;
+                        self.skip_key()?;
                         continue;
                     }
                 }
@@ -259,13 +270,13 @@ impl<'a> Cursor<'a> {
                 _ => self.scalar()?,
             }
             if !self.next_place(&mut nest)? {
-                self.odd |= nest.deep;
+                self.odd |= nest.is_deep();
                 return Ok(from..self.at);
             }
         }
     }
 
-    /// After a value: closes what ends here. Whether another value is to come.
+    /// After a value: closes what ends here. Whether another value is to come, which is next.
     fn next_place(&mut self, nest: &mut Nest) -> Result<bool, ScanError> {
         while let Some(object) = nest.top() {
             self.space();
@@ -276,8 +287,9 @@ impl<'a> Cursor<'a> {
                 }
                 (Some(b','), _) => {
                     self.at += 1;
+                    self.space();
                     if object {
-                        self.key()?;
+                        self.skip_key()?;
                     }
                     return Ok(true);
                 }
@@ -288,9 +300,19 @@ impl<'a> Cursor<'a> {
         Ok(false)
     }
 
+    /// Takes a name that nobody asks for, up to its value.
+    #[inline]
+    fn skip_key(&mut self) -> Result<(), ScanError> {
+        match self.plain_string() {
+            Some(_) => self.colon(),
+            None => self.key().map(drop),
+        }
+    }
+
     fn scalar(&mut self) -> Result<(), ScanError> {
         match self.peek() {
-            Some(b'"') => self.string().map(drop),
+            Some(b'"') if self.plain_string().is_some() => Ok(()),
+            Some(b'"') => self.odd_string().map(drop),
             Some(b'-' | b'0'..=b'9') => self.number().map(drop),
             Some(b't') => self.literal(b"true"),
             Some(b'f') => self.literal(b"false"),
@@ -323,6 +345,35 @@ impl<'a> Cursor<'a> {
         Ok(ObjectAt { span: from..self.at, start, empty })
     }
 
+    /// As `object`, with the names as `Text::name` has them.
+    pub fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
+    ) -> Result<(), ScanError> {
+        self.expect(b'{', "a JSON object was expected")?;
+        self.depth += 1;
+        self.space();
+        let mut more = !self.take(b'}');
+        while more {
+            self.space();
+            let name = match self.plain_string() {
+                Some(name) => {
+                    self.colon()?;
+                    Cow::Borrowed(name)
+                }
+                None => self.key()?.name(),
+            };
+            member(self, &name)?;
+            self.space();
+            more = self.take(b',');
+            if !more {
+                self.expect(b'}', "',' or '}' was expected")?;
+            }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
     /// Takes an array, calling `element` at each value, which it must take.
     pub fn array(
         &mut self,
@@ -343,43 +394,5 @@ impl<'a> Cursor<'a> {
                 return self.expect(b']', "',' or ']' was expected");
             }
         }
-    }
-}
-
-/// The open containers: one bit each, set for an object.
-struct Nest {
-    bits: [u64; MAX_DEPTH / 64],
-    len: usize,
-    open: usize,
-    /// There have been many.
-    deep: bool,
-}
-
-impl Nest {
-    fn new(open: usize) -> Nest {
-        Nest { bits: [0; MAX_DEPTH / 64], len: 0, open, deep: false }
-    }
-
-    fn push(&mut self, object: bool, at: usize) -> Result<(), ScanError> {
-        match self.bits.get_mut(self.len / 64) {
-            Some(word) if self.open + self.len < MAX_DEPTH => {
-                let bit = 1u64 << (self.len % 64);
-                *word = if object { *word | bit } else { *word & !bit };
-                self.len += 1;
-                self.deep |= self.len > DEEP;
-                Ok(())
-            }
-            _ => Err(ScanError::syntax(at, "nested deeper than 256 levels")),
-        }
-    }
-
-    fn pop(&mut self) {
-        self.len = self.len.saturating_sub(1);
-    }
-
-    fn top(&self) -> Option<bool> {
-        let last = self.len.checked_sub(1)?;
-        let word = self.bits.get(last / 64)?;
-        Some(word >> (last % 64) & 1 == 1)
     }
 }

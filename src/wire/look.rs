@@ -71,6 +71,11 @@ pub fn text(raw: &[u8]) -> Option<Text<'_>> {
     Cursor::new(raw).string().ok()
 }
 
+/// Whether the value is a string that says this.
+pub fn says(raw: &[u8], word: &str) -> bool {
+    text(raw).is_some_and(|text| *text.name() == *word.as_bytes())
+}
+
 /// The value if it is a string, decoded and kept.
 pub fn owned(raw: &[u8]) -> Option<String> {
     text(raw)?.decode().map(Cow::into_owned)

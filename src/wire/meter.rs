@@ -131,7 +131,6 @@ impl Meter {
     pub fn report(&self) -> Report {
         let mut seen = self.seen.clone();
         if let How::Json { tap } = &self.how {
-            seen.finished = tap.complete();
             match self.endpoint.dialect() {
                 Dialect::OpenAi => openai::answer(&mut seen, tap),
                 Dialect::Anthropic => anthropic::answer(&mut seen, tap),

@@ -20,14 +20,17 @@ pub mod tokens;
 pub mod walk;
 
 mod hold;
+mod nest;
 pub mod meter;
 pub mod seen;
+pub mod sift;
 pub mod sse;
 pub mod tap;
 
 pub mod anthropic;
 pub mod gemini;
 pub mod openai;
+pub mod openai_usage;
 
 pub mod cooldown;
 pub mod errors;

@@ -2,131 +2,20 @@
 
 use serde_json::Value;
 
-use crate::units::Usage;
-
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
-use super::look::{elements, is_object, is_something, member, members, owned, parse, text};
+use super::look::{elements, is_object, is_something, member, members, owned, parse, says};
+use super::openai_usage::{Said, milliseconds, usage};
 use super::route::Endpoint;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
-use super::tap::Tap;
+use super::tap::{Found, Tap};
 use super::walk;
 
-/// The members of a JSON answer that matter.
+/// The members of a JSON answer that matter, in the order in which `answer` takes them.
 pub const MEMBERS: &[&str] =
     &["usage", "error", "status", "service_tier", "output", "duration", "object"];
-
-/// Usage as chat, Responses, embeddings, images and audio report it.
-///
-/// `None` if it is not an object. Input includes cached tokens and output includes reasoning
-/// already (OpenAI API reference, `usage`).
-pub fn usage(raw: &[u8]) -> Option<Usage> {
-    let mut said = Said::default();
-    walk::figures(raw, |cursor, name| said.member(cursor, name))?;
-    let input = said.prompt.or(said.input);
-    let mut output = said.completion.or(said.output);
-    if let (Some(input), Some(said), Some(total)) = (input, output, said.total) {
-        // Gemini's and xAI's compatible servers leave reasoning out of the output, not out of
-        // the total, and bill it.
-        output = Some(said.max(total.saturating_sub(input)));
-    }
-    let of = |details: &[Details], which: fn(&Details) -> Entry| {
-        details.iter().find_map(which).flatten()
-    };
-    Some(Usage {
-        input,
-        cached_input: of(&said.inputs, |of| of.cached).max(said.cache_hit),
-        cache_write: of(&said.inputs, |of| of.written),
-        cache_write_1h: None,
-        audio_input: of(&said.inputs, |of| of.audio),
-        output,
-        reasoning: of(&said.outputs, |of| of.reasoning),
-        audio_output: of(&said.outputs, |of| of.audio),
-        duration_ms: said.seconds.and_then(|seconds| milliseconds(&parse(seconds))),
-        web_searches: said.searches,
-    })
-}
-
-/// A usage object's numbers, under the names that servers have for them.
-#[derive(Default)]
-struct Said<'a> {
-    prompt: Option<u64>,
-    input: Option<u64>,
-    completion: Option<u64>,
-    output: Option<u64>,
-    total: Option<u64>,
-    /// DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
-    cache_hit: Option<u64>,
-    searches: Option<u64>,
-    seconds: Option<&'a [u8]>,
-    /// Parts of the input, in the order in which their names are asked.
-    inputs: [Details; 3],
-    outputs: [Details; 3],
-}
-
-/// A member that is there, and its number if it is one: null hides what other names say.
-type Entry = Option<Option<u64>>;
-
-#[derive(Default)]
-struct Details {
-    cached: Entry,
-    written: Entry,
-    audio: Entry,
-    reasoning: Entry,
-}
-
-impl<'a> Said<'a> {
-    fn member(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
-        let number = match name {
-            b"prompt_tokens" => &mut self.prompt,
-            b"input_tokens" => &mut self.input,
-            b"completion_tokens" => &mut self.completion,
-            b"output_tokens" => &mut self.output,
-            b"total_tokens" => &mut self.total,
-            b"prompt_cache_hit_tokens" => &mut self.cache_hit,
-            _ => return self.details(cursor, name),
-        };
-        *number = walk::count(cursor)?;
-        Ok(())
-    }
-
-    fn details(&mut self, cursor: &mut Cursor<'a>, name: &[u8]) -> Result<(), ScanError> {
-        let ([prompt, input, one_input], [completion, output, one_output]) =
-            (&mut self.inputs, &mut self.outputs);
-        let details = match name {
-            b"prompt_tokens_details" => prompt,
-            b"input_tokens_details" => input,
-            // Transcriptions write it in the singular.
-            b"input_token_details" => one_input,
-            b"completion_tokens_details" => completion,
-            b"output_tokens_details" => output,
-            b"output_token_details" => one_output,
-            b"server_tool_use" => {
-                self.searches = walk::count_of(cursor, b"web_search_requests")?;
-                return Ok(());
-            }
-            b"seconds" => {
-                self.seconds = Some(cursor.slice()?);
-                return Ok(());
-            }
-            _ => return cursor.skip(),
-        };
-        *details = Details::default();
-        walk::members(cursor, |cursor, name| {
-            let entry = match name {
-                b"cached_tokens" => &mut details.cached,
-                b"cache_write_tokens" => &mut details.written,
-                b"audio_tokens" => &mut details.audio,
-                b"reasoning_tokens" => &mut details.reasoning,
-                _ => return cursor.skip(),
-            };
-            *entry = Some(walk::count(cursor)?);
-            Ok(())
-        })
-    }
-}
 
 /// Reads one event.
 pub fn event(endpoint: Endpoint, seen: &mut Seen, event: Event<'_>) -> Verdict {
@@ -139,29 +28,39 @@ pub fn event(endpoint: Endpoint, seen: &mut Seen, event: Event<'_>) -> Verdict {
     }
 }
 
-/// Reads what was kept of a JSON answer.
+/// Reads a JSON answer.
 pub fn answer(seen: &mut Seen, tap: &Tap) {
-    if let Some(found) = tap.value("usage").and_then(usage) {
-        seen.usage = found;
-    }
+    let (mut said, mut sound) = (Said::default(), false);
+    let found = tap.found(|cursor| {
+        (said, sound) = (Said::default(), false);
+        sound = walk::figures_at(cursor, |cursor, name| said.member(cursor, name))?;
+        Ok(())
+    });
+    let [raw_usage, failure, status, tier, output, duration, object, _] = found.values();
+    let usage = match &found {
+        Found::Walked(_) => sound.then(|| said.usage()),
+        Found::Sifted(_) => raw_usage.and_then(usage),
+    };
+    seen.finished = found.is_complete();
+    seen.usage = usage.unwrap_or(seen.usage);
     let tokens = seen.usage.input.or(seen.usage.output);
     if tokens.is_none() && seen.usage.duration_ms.is_none() {
         // `verbose_json` transcriptions have the seconds beside the text.
-        let seconds = tap.value("duration").map(parse);
+        let seconds = duration.map(parse);
         seen.usage.duration_ms = seconds.as_ref().and_then(milliseconds);
     }
-    seen.service_tier = tap.value("service_tier").and_then(owned);
-    if let Some(output) = tap.value("output") {
+    seen.service_tier = tier.and_then(owned);
+    if let Some(output) = output {
         seen.usage.web_searches = seen.usage.web_searches.or(searches(output));
     }
-    let says = |name: &str, word: &str| {
-        let value = tap.value(name).and_then(text);
-        value.is_some_and(|value| value.decode().as_deref() == Some(word))
-    };
-    match tap.value("error").filter(|error| is_something(error)) {
+    match failure.filter(|error| is_something(error)) {
         Some(raw) => seen.fail(error(raw)),
-        None if says("status", "failed") => seen.fail(error(b"\"the response failed\"")),
-        None if says("object", "error") => seen.fail(error(b"\"the server answered an error\"")),
+        None if status.is_some_and(|status| says(status, "failed")) => {
+            seen.fail(error(b"\"the response failed\""));
+        }
+        None if object.is_some_and(|object| says(object, "error")) => {
+            seen.fail(error(b"\"the server answered an error\""));
+        }
         None => {}
     }
 }
@@ -423,14 +322,4 @@ fn is_search(item: &[u8]) -> bool {
     let is_call = member(item, "type") == Some(b"\"web_search_call\"");
     let action = member(item, "action").and_then(|action| member(action, "type"));
     is_call && action.is_none_or(|action| action == b"\"search\"")
-}
-
-/// Seconds, also fractions of them, in milliseconds.
-fn milliseconds(seconds: &Value) -> Option<u64> {
-    let seconds = match seconds {
-        // whisper-1 has written it as a string.
-        Value::String(text) => text.parse().ok()?,
-        other => other.as_f64()?,
-    };
-    (0.0..1e9).contains(&seconds).then(|| (seconds * 1000.0).round() as u64)
 }

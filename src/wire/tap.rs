@@ -1,284 +1,118 @@
-//! Chosen members of a JSON answer, out of pieces, without keeping the rest.
+//! Chosen members of a JSON answer, however it comes.
+//!
+//! Most answers are short: such a one is kept, and walked once at its end. A long one is sifted
+//! as it goes past, and so is what is no JSON: both ways come to the same.
 
-use super::runs;
+use std::borrow::Cow;
 
-/// The most bytes kept of one member; a longer one is not kept at all.
-pub const MAX_MEMBER: usize = 256 * 1024;
+use super::fault::ScanError;
+use super::json::Cursor;
+use super::sift::Sifter;
 
-/// The longest member name that is looked at.
-const MAX_KEY: usize = 128;
+/// The longest answer that is kept.
+pub const SHORT: usize = 16 * 1024;
 
-/// Watches a JSON text go past and keeps some of its top-level members.
-///
-/// In a top-level array it looks into every element that is an object; the last one that has
-/// the member wins, as with Gemini's array of cumulative snapshots. Not a validator: what is
-/// kept is parsed by whoever reads it.
+/// The most members that can be looked for.
+pub const MOST: usize = 8;
+
+/// Values of the wanted members, in their order: each as it was written; `None` if it didn't come,
+/// or not all of it, or if it was too large.
+pub type Values<'a> = [Option<&'a [u8]>; MOST];
+
+/// Watches a JSON text go past for some of its top-level members, as [`Sifter`] finds them.
 #[derive(Debug)]
 pub struct Tap {
     wanted: &'static [&'static str],
-    kept: Vec<Kept>,
-    place: Place,
-    /// Containers open now.
-    depth: usize,
-    /// The depth of the members that are looked at: 1, or 2 in a top-level array.
-    level: usize,
-    string: Quoted,
-    key: Vec<u8>,
-    /// Which of `kept` the current value goes to.
-    current: Option<usize>,
+    /// All of the text, as long as it is short.
+    text: Vec<u8>,
+    sifter: Option<Sifter>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    whole: bool,
-}
-
-/// Where in the text it is, outside of strings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Before the first value.
-    Start,
-    /// In an object that is looked at, where a name may come.
-    Key,
-    /// In a value, or between elements.
-    Value,
-    /// The text has ended.
-    End,
-    /// It is not an object or an array.
-    Other,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Quoted {
-    No,
-    Yes,
-    /// After a backslash.
-    Escape,
+/// What has been found in a text.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// In a whole object.
+    Walked(Values<'a>),
+    /// In any text.
+    Sifted(Cow<'a, Sifter>),
 }
 
 impl Tap {
-    /// Keeps the members of these names.
+    /// Looks for the members of these names.
     pub fn new(wanted: &'static [&'static str]) -> Tap {
-        Tap {
-            wanted,
-            kept: wanted.iter().map(|_| Kept::default()).collect(),
-            place: Place::Start,
-            depth: 0,
-            level: 1,
-            string: Quoted::No,
-            key: Vec::new(),
-            current: None,
-        }
+        Tap { wanted, text: Vec::new(), sifter: None }
     }
 
     /// The next bytes of the text.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let taken = match self.place {
-                Place::Start => self.start(rest),
-                Place::Key => self.name(rest),
-                Place::Value => self.values(rest),
-                Place::End | Place::Other => return,
-            };
-            rest = rest.get(taken..).unwrap_or_default();
+        if self.sifter.is_none() && self.text.len() + bytes.len() <= SHORT {
+            return self.text.extend_from_slice(bytes);
         }
+        let kept = std::mem::take(&mut self.text);
+        let sifter = self.sifter.get_or_insert_with(|| sifted(self.wanted, &kept));
+        sifter.feed(bytes);
     }
 
-    /// The member's value as it was written; `None` if it didn't come, or not all of it, or
-    /// if it was too large.
-    pub fn value(&self, name: &str) -> Option<&[u8]> {
-        let at = self.wanted.iter().position(|wanted| *wanted == name)?;
-        let kept = self.kept.get(at)?;
-        kept.whole.then(|| kept.bytes.trim_ascii())
+    /// What has been found so far. In a whole object `first` takes the first wanted member's
+    /// value on the way, so that it is read once; a failure of it is one of the text.
+    pub fn found<'a>(
+        &'a self,
+        first: impl FnMut(&mut Cursor<'a>) -> Result<(), ScanError>,
+    ) -> Found<'a> {
+        if let Some(sifter) = &self.sifter {
+            return Found::Sifted(Cow::Borrowed(sifter));
+        }
+        match walked(self.wanted, &self.text, first) {
+            Some(values) => Found::Walked(values),
+            None => Found::Sifted(Cow::Owned(sifted(self.wanted, &self.text))),
+        }
+    }
+}
+
+impl Found<'_> {
+    /// The values of the wanted members.
+    pub fn values(&self) -> Values<'_> {
+        match self {
+            Found::Walked(values) => *values,
+            Found::Sifted(sifter) => sifter.values(),
+        }
     }
 
     /// Whether the top-level value has ended.
-    pub fn complete(&self) -> bool {
-        self.place == Place::End
-    }
-
-    /// The first byte of the text that is no white space tells what it is. Each of these takes
-    /// some bytes, at least one, and returns how many.
-    fn start(&mut self, rest: &[u8]) -> usize {
-        match rest.first() {
-            Some(b' ' | b'\t' | b'\n' | b'\r') => {}
-            Some(b'{') => self.open_object(),
-            Some(b'[') => {
-                self.depth = 1;
-                self.level = 2;
-                self.place = Place::Value;
-            }
-            _ => self.place = Place::Other,
-        }
-        1
-    }
-
-    /// Where a name may come, or in one.
-    fn name(&mut self, rest: &[u8]) -> usize {
-        let mut from = 0;
-        if self.string == Quoted::No {
-            let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'}')) else {
-                return rest.len();
-            };
-            from = at + 1;
-            if rest.get(at) == Some(&b'}') {
-                self.close();
-                return from;
-            }
-            self.string = Quoted::Yes;
-        }
-        let text = rest.get(from..).unwrap_or_default();
-        let at = match self.string {
-            Quoted::Escape => 0,
-            _ => runs::quoted(text),
-        };
-        let (run, end) = text.split_at(at);
-        match (self.string, end.first()) {
-            (_, None) => self.keep_name(run),
-            (Quoted::Yes, Some(b'"')) => {
-                self.string = Quoted::No;
-                self.named(run);
-            }
-            (state, Some(_)) => {
-                self.keep_name(text.get(..=at).unwrap_or_default());
-                self.string = if state == Quoted::Yes { Quoted::Escape } else { Quoted::Yes };
-            }
-        }
-        rest.len().min(from + at + 1)
-    }
-
-    /// Adds to a name that comes in pieces, or with escapes.
-    fn keep_name(&mut self, part: &[u8]) {
-        // One byte over the bound marks it as too long.
-        let room = (MAX_KEY + 1).saturating_sub(self.key.len());
-        self.key.extend_from_slice(part.get(..room).unwrap_or(part));
-    }
-
-    /// A name has been read; this is its last part, and all of it if nothing was kept.
-    fn named(&mut self, last: &[u8]) {
-        self.current = if self.key.is_empty() {
-            self.wanted.iter().position(|wanted| wanted.as_bytes() == last)
-        } else {
-            self.keep_name(last);
-            self.kept_name()
-        };
-        if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
-            *kept = Kept::default();
-        }
-        self.place = Place::Value;
-    }
-
-    /// Which of the members the name is that was kept.
-    #[cold]
-    fn kept_name(&mut self) -> Option<usize> {
-        let raw = std::mem::take(&mut self.key);
-        let name = match memchr::memchr(b'\\', &raw) {
-            None => raw,
-            Some(_) => {
-                let quoted = [b"\"", raw.as_slice(), b"\""].concat();
-                let decoded: Option<String> = serde_json::from_slice(&quoted).ok();
-                decoded.unwrap_or_default().into_bytes()
-            }
-        };
-        self.wanted.iter().position(|wanted| wanted.as_bytes() == name)
-    }
-
-    /// In a value, or between elements: up to where it ends, or to the end of the bytes. What is
-    /// kept of it is kept in one piece.
-    fn values(&mut self, rest: &[u8]) -> usize {
-        let (mut from, mut at) = (0, 0);
-        if self.string != Quoted::No {
-            at = self.text(rest, at);
-        }
-        loop {
-            if self.depth > self.level {
-                at += runs::quiet(rest.get(at..).unwrap_or_default());
-            }
-            let Some(&byte) = rest.get(at) else { break };
-            at += 1;
-            match byte {
-                b'"' => at = self.text(rest, at),
-                b'{' if self.depth + 1 == self.level => {
-                    self.open_object();
-                    return at;
-                }
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' if self.depth > self.level => self.depth -= 1,
-                b'}' | b']' => {
-                    self.keep(rest.get(from..at - 1).unwrap_or_default());
-                    self.value_ended();
-                    self.close();
-                    return at;
-                }
-                b',' if self.depth == self.level => {
-                    self.keep(rest.get(from..at - 1).unwrap_or_default());
-                    self.value_ended();
-                    return at;
-                }
-                b':' if self.depth == self.level => {
-                    self.keep(rest.get(from..at - 1).unwrap_or_default());
-                    from = at;
-                }
-                _ => {}
-            }
-        }
-        self.keep(rest.get(from..).unwrap_or_default());
-        rest.len()
-    }
-
-    /// In a string of a value, from `at`: where it goes on after its end, or the end of the bytes.
-    fn text(&mut self, rest: &[u8], at: usize) -> usize {
-        let mut at = at + usize::from(self.string == Quoted::Escape);
-        loop {
-            at += runs::quoted(rest.get(at..).unwrap_or_default());
-            match rest.get(at) {
-                Some(b'"') => {
-                    self.string = Quoted::No;
-                    return at + 1;
-                }
-                Some(_) if at + 1 == rest.len() => {
-                    self.string = Quoted::Escape;
-                    return at + 1;
-                }
-                Some(_) => at += 2,
-                None => {
-                    self.string = Quoted::Yes;
-                    return rest.len();
-                }
-            }
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Found::Walked(_) => true,
+            Found::Sifted(sifter) => sifter.complete(),
         }
     }
+}
 
-    /// An object whose members are looked at begins.
-    fn open_object(&mut self) {
-        self.depth += 1;
-        self.place = Place::Key;
-    }
+fn sifted(wanted: &'static [&'static str], text: &[u8]) -> Sifter {
+    let mut sifter = Sifter::new(wanted);
+    sifter.feed(text);
+    sifter
+}
 
-    /// The container around ends: the object that is looked at, or the array around those.
-    fn close(&mut self) {
-        self.depth = self.depth.saturating_sub(1);
-        self.place = if self.depth == 0 { Place::End } else { Place::Value };
-    }
-
-    fn value_ended(&mut self) {
-        if self.depth != self.level {
-            return;
+/// The values of the wanted members; `None` if the text does not begin with a whole object.
+fn walked<'a>(
+    wanted: &'static [&'static str],
+    text: &'a [u8],
+    mut first: impl FnMut(&mut Cursor<'a>) -> Result<(), ScanError>,
+) -> Option<Values<'a>> {
+    let mut values = Values::default();
+    let mut cursor = Cursor::new(text);
+    cursor.space();
+    let members = cursor.members(|cursor, name| {
+        let from = cursor.at();
+        let at = wanted.iter().position(|wanted| wanted.as_bytes() == name);
+        match at {
+            Some(0) => first(cursor)?,
+            _ => cursor.skip()?,
         }
-        if let Some(kept) = self.current.take().and_then(|at| self.kept.get_mut(at)) {
-            kept.whole = kept.bytes.len() <= MAX_MEMBER;
+        if let Some(value) = at.and_then(|at| values.get_mut(at)) {
+            *value = Some(cursor.taken(from));
         }
-        self.place = Place::Key;
-    }
-
-    /// Adds to the value that is being read, if it is wanted.
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(kept) = self.current.and_then(|at| self.kept.get_mut(at)) {
-            // One byte over the bound marks it as too long.
-            let room = (MAX_MEMBER + 1).saturating_sub(kept.bytes.len());
-            kept.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        }
-    }
+        Ok(())
+    });
+    members.is_ok().then_some(values)
 }

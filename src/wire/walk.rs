@@ -55,12 +55,9 @@ pub fn figures_at<'a>(
 /// Calls `each` at every member's value, which it has to take.
 pub fn members<'a>(
     cursor: &mut Cursor<'a>,
-    mut each: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
+    each: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
 ) -> Result<(), ScanError> {
-    if cursor.peek() != Some(b'{') {
-        return cursor.skip();
-    }
-    cursor.object(|cursor, key| each(cursor, &key.name())).map(drop)
+    if cursor.peek() == Some(b'{') { cursor.members(each) } else { cursor.skip() }
 }
 
 /// Calls `each` at every element, which it has to take.

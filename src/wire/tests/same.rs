@@ -8,6 +8,7 @@ use super::fixtures::{ANSWERS, Fixture, STREAMS, play};
 use super::reference;
 use crate::wire::meter::{Meter, Report};
 use crate::wire::route::Endpoint;
+use crate::wire::sift::Sifter;
 
 /// Every dialect, and what OpenAI's different endpoints are read by.
 const ENDPOINTS: [Endpoint; 6] = [
@@ -150,6 +151,22 @@ fn same_answer(endpoint: Endpoint, bytes: &[u8], size: usize) {
     for pieces in [&[bytes], pieces.as_slice()] {
         let got = play(Meter::json(endpoint), pieces);
         assert_eq!(got, wanted, "{endpoint:?}: {}", String::from_utf8_lossy(bytes));
+    }
+    same_members(&[bytes]);
+    same_members(&pieces);
+}
+
+/// What is sifted out of a long answer, where a short one is walked.
+fn same_members(pieces: &[&[u8]]) {
+    const WANTED: &[&str] = &["usage", "error", "usageMetadata", "candidates", "type", "output"];
+    let (mut sifter, mut tap) = (Sifter::new(WANTED), reference::tap::Tap::new(WANTED));
+    for piece in pieces {
+        sifter.feed(piece);
+        tap.feed(piece);
+    }
+    assert_eq!(sifter.complete(), tap.complete());
+    for (name, value) in WANTED.iter().zip(sifter.values()) {
+        assert_eq!(value, tap.value(name), "{}", String::from_utf8_lossy(&pieces.concat()));
     }
 }
 

@@ -2,20 +2,67 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::fixtures::cuts;
-use crate::wire::tap::{MAX_MEMBER, Tap};
+use crate::wire::sift::{MAX_MEMBER, Sifter};
+use crate::wire::tap::{Found, SHORT, Tap};
 
 const WANTED: &[&str] = &["usage", "error", "n"];
 
-fn tap(pieces: &[&[u8]]) -> Tap {
-    let mut tap = Tap::new(WANTED);
+/// What is sifted out of the pieces. A tap finds the same, and so does one of a long answer.
+fn tap(pieces: &[&[u8]]) -> Sifter {
+    let (mut sifter, mut tap) = (Sifter::new(WANTED), Tap::new(WANTED));
     for piece in pieces {
+        sifter.feed(piece);
         tap.feed(piece);
     }
-    tap
+    let found = tap.found(|cursor| cursor.skip());
+    assert_eq!(found.is_complete(), sifter.complete());
+    assert_eq!(found.values(), sifter.values());
+    sifter
 }
 
-fn text<'a>(tap: &'a Tap, name: &str) -> Option<&'a str> {
-    tap.value(name).map(|value| std::str::from_utf8(value).unwrap())
+#[test]
+fn a_tap_finds_the_same_on_both_sides_of_its_bound() {
+    for around in [0, 1, 2, 10, 20, 30, 40, 100] {
+        let space = " ".repeat(SHORT - around);
+        for json in [r#"{"usage":{"a":1},"n":"x"}"#, r#"{"usage":1,"n":2"#, "7"] {
+            for text in [format!("{space}{json}"), format!("{json}{space}")] {
+                let middle = text.split_at(SHORT - 101);
+                tap(&[text.as_bytes()]);
+                tap(&[middle.0.as_bytes(), middle.1.as_bytes()]);
+                let pieces: Vec<&[u8]> = text.as_bytes().chunks(7).collect();
+                tap(&pieces);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_whole_object_is_walked() {
+    for (json, walked) in [
+        ("{}", true),
+        (" {\"n\":1} and more", true),
+        ("{\"n\":1", false),
+        ("[{\"n\":1}]", false),
+        ("{\"n\":1:2}", false),
+        ("{\"n\":\"\n\"}", false),
+    ] {
+        let mut tap = Tap::new(WANTED);
+        tap.feed(json.as_bytes());
+        assert_eq!(
+            matches!(tap.found(|cursor| cursor.skip()), Found::Walked(..)),
+            walked,
+            "{json}"
+        );
+    }
+}
+
+fn kept<'a>(tap: &'a Sifter, name: &str) -> Option<&'a [u8]> {
+    let at = WANTED.iter().position(|wanted| *wanted == name).unwrap();
+    tap.values()[at]
+}
+
+fn text<'a>(tap: &'a Sifter, name: &str) -> Option<&'a str> {
+    kept(&tap, name).map(|value| std::str::from_utf8(value).unwrap())
 }
 
 #[test]
@@ -50,7 +97,7 @@ fn a_text_that_stops_is_not_complete() {
     for at in 0..json.len() {
         let tap = tap(&[&json.as_bytes()[..at]]);
         assert!(!tap.complete());
-        assert_eq!(tap.value("n"), None, "half of a number is not the number");
+        assert_eq!(kept(&tap, "n"), None, "half of a number is not the number");
     }
 }
 
@@ -58,7 +105,7 @@ fn a_text_that_stops_is_not_complete() {
 fn what_is_no_object_has_no_members() {
     for json in ["7", "\"usage\"", "null", "not json {\"usage\":1}", "", "\u{feff}{\"usage\":1}"] {
         let tap = tap(&[json.as_bytes()]);
-        assert_eq!(tap.value("usage"), None, "{json}");
+        assert_eq!(kept(&tap, "usage"), None, "{json}");
         assert!(!tap.complete(), "{json}");
     }
 }
@@ -67,10 +114,10 @@ fn what_is_no_object_has_no_members() {
 fn too_large_a_member_is_not_kept_and_the_rest_is() {
     let big = "x".repeat(MAX_MEMBER - 2);
     let fits = format!("{{\"usage\":\"{big}\",\"n\":1}}");
-    assert!(tap(&[fits.as_bytes()]).value("usage").is_some());
+    assert!(kept(&tap(&[fits.as_bytes()]), "usage").is_some());
     let over = format!("{{\"usage\":\"{big}y\",\"n\":1}}");
     let tap = tap(&[over.as_bytes()]);
-    assert_eq!(tap.value("usage"), None);
+    assert_eq!(kept(&tap, "usage"), None);
     assert_eq!(text(&tap, "n"), Some("1"));
 }
 
@@ -87,7 +134,7 @@ proptest! {
         let cut = tap(&pieces);
         prop_assert_eq!(whole.complete(), cut.complete());
         for name in WANTED {
-            prop_assert_eq!(whole.value(name), cut.value(name));
+            prop_assert_eq!(kept(&whole, name), kept(&cut, name));
         }
     }
 
@@ -98,7 +145,7 @@ proptest! {
         let tap = tap(&pieces);
         prop_assert!(tap.complete());
         for name in WANTED {
-            let got: Option<Value> = tap.value(name).map(|raw| serde_json::from_slice(raw).unwrap());
+            let got: Option<Value> = kept(&tap, name).map(|raw| serde_json::from_slice(raw).unwrap());
             prop_assert_eq!(got.as_ref(), value.get(name));
         }
     }

@@ -7,7 +7,7 @@ mod gemini;
 mod look;
 mod openai;
 mod seen;
-mod tap;
+pub mod tap;
 
 use bytes::Bytes;
 
