@@ -2,7 +2,7 @@
 //!
 //! Pingora's own buffer holds 1,460 bytes: an answer beyond that leaves in two sends, and a send is
 //! the dearest thing that happens to a small request. Here what is written is kept until it is
-//! flushed, up to [`KEPT`]; what doesn't fit goes out with it in one vectored write.
+//! flushed, up to 16 KiB; what doesn't fit goes out with it in one vectored write.
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;

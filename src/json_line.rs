@@ -4,12 +4,12 @@
 //! `serde_json` takes for them goes into finding out what each field is. Reading them back is
 //! `serde_json`'s affair.
 
-/// A field's name with everything around it, so that one copy writes it: see [`field!`].
+/// A field's name with everything around it, so that one copy writes it: see `field!`.
 #[derive(Debug, Clone, Copy)]
 pub struct Field(&'static str);
 
 impl Field {
-    /// For [`field!`] alone.
+    /// For `field!` alone.
     pub const fn around(name: &'static str) -> Self {
         Field(name)
     }
