@@ -28,6 +28,8 @@ pub struct Live {
     source: Source,
     environment: Box<dyn Environment + Send + Sync>,
     last: Mutex<Outcome>,
+    /// Held by who reloads. Nobody who only wants to know something waits for it.
+    reloading: Mutex<()>,
     /// What was in force before.
     pub retired: Arc<Retired>,
 }
@@ -57,6 +59,7 @@ impl Live {
             source,
             environment,
             last: Mutex::new(Outcome { problems: Vec::new(), warnings }),
+            reloading: Mutex::default(),
             retired: Arc::default(),
         };
         Ok((live, loaded.warnings))
@@ -80,26 +83,29 @@ impl Live {
     /// # Errors
     /// Every problem; the old snapshot stays in force.
     pub fn reload(&self) -> Result<Arc<Snapshot>, Vec<String>> {
-        let mut last = self.last.lock();
+        let _turn = self.reloading.lock();
         let old = self.current.load_full();
         let loaded = match read(&self.source, self.environment.as_ref(), Some(&old)) {
             Ok(loaded) => loaded,
             Err(invalid) => {
-                last.problems = invalid.problems.iter().map(ToString::to_string).collect();
-                return Err(last.problems.clone());
+                return Err(self.refuse(invalid.problems.iter().map(ToString::to_string).collect()));
             }
         };
         let fixed = needs_restart(&old, &loaded.snapshot);
         if !fixed.is_empty() {
-            last.problems = fixed;
-            return Err(last.problems.clone());
+            return Err(self.refuse(fixed));
         }
-        last.problems = Vec::new();
-        last.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        *self.last.lock() = Outcome { problems: Vec::new(), warnings };
         let new = Arc::new(loaded.snapshot);
         self.current.store(new.clone());
         self.retired.add(old);
         Ok(new)
+    }
+
+    fn refuse(&self, problems: Vec<String>) -> Vec<String> {
+        self.last.lock().problems.clone_from(&problems);
+        problems
     }
 
     /// How the last reload ended.
@@ -180,4 +186,55 @@ fn needs_restart(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     check(old.server.threads == new.server.threads, "server.threads");
     check(old.state_path == new.state_path, "state.path");
     problems
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const TEXT: &str = "listeners: [ { address: 127.0.0.1:0 } ]
+providers: { p: { dialect: openai, base_url: \"http://127.0.0.1:1/v1\" } }
+models: { m: { targets: [ { provider: p, model: x, price: free } ] } }
+keys: []
+";
+
+    /// A file that takes long to read, the second time.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<AtomicBool>, Option<Arc<(Barrier, Barrier)>>);
+
+    impl Environment for Slow {
+        fn var(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn read(&self, _: &Path) -> std::io::Result<String> {
+            if self.0.swap(true, Ordering::Relaxed)
+                && let Some(barriers) = &self.1
+            {
+                barriers.0.wait();
+                barriers.1.wait();
+            }
+            Ok(TEXT.to_owned())
+        }
+    }
+
+    #[test]
+    fn who_asks_how_it_ended_does_not_wait_for_a_reload() {
+        let barriers = Arc::new((Barrier::new(2), Barrier::new(2)));
+        let environment = Slow(Arc::default(), Some(barriers.clone()));
+        let source = Source::File("tollbar.yaml".into());
+        let (live, _) = Live::start(source, Box::new(environment)).unwrap();
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| live.reload().map(|new| new.generation));
+            barriers.0.wait();
+            let free = !live.last.is_locked();
+            barriers.1.wait();
+            assert_eq!(reload.join().unwrap().unwrap(), 2);
+            assert!(free, "a worker thread that asks for the status would stand still");
+        });
+    }
 }

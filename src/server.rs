@@ -290,8 +290,12 @@ impl Signals {
         loop {
             let taker = tokio::select! {
                 _ = self.hangup.recv() => {
-                    let _ = gateway.reload_aside().await;
-                    continue;
+                    // Many keys, or a file system that hangs, are no reason not to end.
+                    tokio::select! {
+                        _ = gateway.reload_aside() => continue,
+                        _ = self.terminate.recv() => return Stop::Drain,
+                        _ = self.interrupt.recv() => return Stop::Now,
+                    }
                 }
                 _ = self.terminate.recv() => return Stop::Drain,
                 _ = self.interrupt.recv() => return Stop::Now,

@@ -6,9 +6,10 @@
 //! time, and their words are read from where the first one has its own.
 //!
 //! Nothing is taken for granted about what the text means; the parser says it. In the text that it
-//! is given, each word of a first item begins with a [`MARK`], and a marked string stands for a
-//! run. If it finds every mark where it was meant to be (a word as the value of its key, a string
-//! as an item of `keys`), then an item that is the same but for words that no YAML syntax depends
+//! is given, each word of a first item begins with a [`MARK`], a marked string is put behind that
+//! item, and another one stands for a run. If it finds every mark where it was meant to be (a word
+//! as the value of its key, a string as an item of `keys`), then the first item is one from its
+//! first line to its last, and an item that is the same but for words that no YAML syntax depends
 //! on would have been read the same way in the same place. If one is missing or elsewhere, the
 //! whole text is parsed as it stands, and so it is after a syntax error.
 
@@ -17,15 +18,21 @@ use super::words::{self, Found, Word};
 use super::yaml::{self, Kind, Lines, Node};
 use crate::turns;
 use ahash::AHashMap;
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memchr_iter, memchr2_iter, memchr3_iter, memmem};
 use std::fmt::Write as _;
 use std::ops::Range;
 
 /// Before what was put into the text. A private use character: a text that has it is parsed whole.
 const MARK: char = '\u{E0F7}';
 
+/// The item behind the first one of a shape, which must have ended there.
+const END: &str = "\u{E0F7}end";
+
 /// Kinds of items. Those of further ones are all parsed.
 const MAX_SHAPES: usize = 10_000;
+
+/// How much is looked at between two turns.
+const CHUNK: usize = 256 << 10;
 
 /// The items of `keys:`, in the order of the file.
 pub(crate) struct KeyList<'t> {
@@ -139,6 +146,12 @@ impl<'t> Cut<'t> {
         self.shapes.get(shape).map_or(0, |shape| shape.line)
     }
 
+    /// The words of the first item of a shape.
+    pub(crate) fn first(&self, shape: usize) -> Words<'t> {
+        let shape = self.shapes.get(shape);
+        shape.map(|shape| self.words_at(shape.at, shape)).unwrap_or_default()
+    }
+
     /// The words of an item.
     pub(crate) fn words(&self, item: Alike) -> Words<'t> {
         let shape = self.shapes.get(item.shape as usize);
@@ -165,10 +178,7 @@ impl<'t> Cut<'t> {
     /// Cuts a text. `None`: there is nothing to cut, or it can't be cut.
     fn of(text: &'t str) -> Option<Cut<'t>> {
         let bytes = text.as_bytes();
-        let mut mark = [0; 4];
-        let marked = memmem::find(bytes, MARK.encode_utf8(&mut mark).as_bytes()).is_some();
-        // A lone carriage return would be a line that is not counted here.
-        if marked || memchr(b'\r', bytes).is_some() || u32::try_from(bytes.len()).is_err() {
+        if odd(bytes) || u32::try_from(bytes.len()).is_err() {
             return None;
         }
         let (start, line, indent) = first_item(bytes)?;
@@ -192,7 +202,8 @@ impl<'t> Cut<'t> {
     fn fit(&self, found: Vec<Node>) -> Option<Vec<Item>> {
         let mut parts = self.parts.iter().enumerate().peekable();
         let mut items = Vec::with_capacity(found.len());
-        for mut node in found {
+        let mut found = found.into_iter();
+        while let Some(mut node) = found.next() {
             let marked = match &mut node.kind {
                 Kind::Scalar(text) => text.starts_with(MARK),
                 Kind::Map(_) => node.entry_mut(Word::Id.key()).is_some_and(|entry| {
@@ -207,6 +218,11 @@ impl<'t> Cut<'t> {
             items.push(match parts.next()? {
                 (_, Part::First(shape)) => {
                     self.unmark(&mut node, self.shapes.get(*shape)?)?;
+                    // It was all of its lines, and nothing else.
+                    let Kind::Scalar(end) = found.next()?.kind else { return None };
+                    if end != END {
+                        return None;
+                    }
                     Item::First(node, *shape)
                 }
                 (number, Part::Run(run)) => match node.kind {
@@ -220,6 +236,9 @@ impl<'t> Cut<'t> {
 
     /// Takes the marks out of the first item of a shape. `None`: they are not where they should be.
     fn unmark(&self, node: &mut Node, shape: &Shape) -> Option<()> {
+        if node.line < shape.line {
+            return None;
+        }
         let words = self.words_at(shape.at, shape);
         for (word, _) in &shape.words {
             let expected = words.get(*word)?;
@@ -284,6 +303,39 @@ fn shift(node: &mut Node, from: usize, to: usize) {
 /// What stands for a run, as a string.
 fn placeholder(number: usize) -> String {
     format!("{MARK}{number}")
+}
+
+/// Whether a text has anything because of which it is parsed whole.
+fn odd(text: &[u8]) -> bool {
+    text.chunks(CHUNK).enumerate().any(|(number, chunk)| {
+        turns::pause();
+        let ascii = memchr3_iter(b'\r', b'\0', b'\\', chunk);
+        let others = memchr2_iter(0xEE, 0xEF, chunk);
+        ascii.chain(others).any(|at| odd_here(&text[number * CHUNK + at..]))
+    })
+}
+
+fn odd_here(text: &[u8]) -> bool {
+    // A mark, also one that is written as an escape.
+    let code = |digits: &[u8]| digits.get(..4).is_some_and(|it| it.eq_ignore_ascii_case(b"e0f7"));
+    match text {
+        [b'\\', b'u', digits @ ..] | [b'\\', b'U', b'0', b'0', b'0', b'0', digits @ ..] => {
+            code(digits)
+        }
+        // A lone carriage return would be a line that is not counted here. The parser stops at the
+        // others, even in a comment, of which some are left out.
+        [b'\r' | b'\0', ..] => true,
+        _ => {
+            text.starts_with(MARK.encode_utf8(&mut [0; 4]).as_bytes())
+                || text.starts_with("\u{FEFF}".as_bytes())
+        }
+    }
+}
+
+/// Whether an item may have an alias: a star that is not inside a word or string, as globs are.
+fn refers(item: &[u8]) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"\"'-_./*".contains(&b);
+    memchr_iter(b'*', item).any(|at| at.checked_sub(1).is_none_or(|before| !inside(item[before])))
 }
 
 /// Where the list under `keys:` begins, in which line, and how far it is indented.
@@ -375,6 +427,10 @@ impl<'t> Knife<'t> {
             self.by_form.clear();
             return self.keep();
         }
+        if refers(item) {
+            // The parser counts what aliases stand for.
+            return self.keep();
+        }
         words::find(item, words);
         let has = |word| words.iter().any(|found: &Found| found.word == word);
         if !has(Word::Id) || !has(Word::Hash) {
@@ -393,8 +449,8 @@ impl<'t> Knife<'t> {
             self.like(*shape, range, line, after);
         } else {
             self.keep();
-            if self.cut.shapes.len() < MAX_SHAPES {
-                self.first(range.start, line, words, form);
+            if self.cut.shapes.len() < MAX_SHAPES && item.ends_with(b"\n") {
+                self.first(range, line, after, words, form);
             }
         }
     }
@@ -407,8 +463,16 @@ impl<'t> Knife<'t> {
     }
 
     /// The item stays, and others may be like it.
-    fn first(&mut self, at: usize, line: usize, words: &[Found], form: &[u8]) {
+    fn first(
+        &mut self,
+        range: Range<usize>,
+        line: usize,
+        after: usize,
+        words: &[Found],
+        form: &[u8],
+    ) {
         let number = self.cut.shapes.len();
+        let at = range.start;
         let mut shape = Shape { at, line, words: Vec::with_capacity(words.len()) };
         let mut last = 0;
         for found in words {
@@ -417,6 +481,10 @@ impl<'t> Knife<'t> {
             self.copy_to(at + found.range.start);
             self.cut.rest.push(MARK);
         }
+        self.copy_to(range.end);
+        self.put_in(END, after);
+        self.kept.1 = after;
+        self.cut.lines.push(self.rest_line, after);
         self.cut.shapes.push(shape);
         self.cut.parts.push(Part::First(number));
         self.by_form.insert(form.into(), u32::try_from(number).unwrap_or(u32::MAX));
@@ -433,14 +501,18 @@ impl<'t> Knife<'t> {
             Some(Part::Run(run)) if begun => run.end = number + 1,
             _ => {
                 self.copy_to(range.start);
-                self.rest_line += line - self.kept.1;
-                self.cut.lines.push(self.rest_line, line);
-                let text = placeholder(self.cut.parts.len());
-                let _ = writeln!(self.cut.rest, "{:1$}- \"{text}\"", "", self.indent);
-                self.rest_line += 1;
+                self.put_in(&placeholder(self.cut.parts.len()), line);
                 self.cut.parts.push(Part::Run(number..number + 1));
             }
         }
+    }
+
+    /// Adds an item to what has been copied up to this line.
+    fn put_in(&mut self, text: &str, line: usize) {
+        self.rest_line += line - self.kept.1;
+        self.cut.lines.push(self.rest_line, line);
+        let _ = writeln!(self.cut.rest, "{:1$}- \"{text}\"", "", self.indent);
+        self.rest_line += 1;
     }
 
     fn copy_to(&mut self, end: usize) {

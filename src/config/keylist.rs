@@ -49,7 +49,7 @@ pub(crate) fn resolve(
                 roll.written(&node);
             }
             Item::First(node, shape) => {
-                let pattern = roll.pattern(node, cut.line(shape));
+                let pattern = roll.pattern(node, cut.first(shape), cut.line(shape));
                 if let Some(place) = patterns.get_mut(shape) {
                     *place = Some(pattern);
                 }
@@ -99,7 +99,7 @@ struct Roll<'a> {
 
 impl Roll<'_> {
     /// Reads an item as it is written, with everything that is to be said about it.
-    fn written(&mut self, node: &Node) -> Option<Arc<Profile>> {
+    fn written(&mut self, node: &Node) -> Option<Caller> {
         turns::pause();
         let index = self.index;
         self.index += 1;
@@ -113,22 +113,27 @@ impl Roll<'_> {
             self.report.warning(&written.place.key("budgets"), message, fix);
         }
         caller.profile = self.one(caller.profile, &caller.hash);
-        let profile = caller.profile.clone();
-        self.insert(caller, node.line, index);
-        Some(profile)
+        self.insert(caller.clone(), node.line, index);
+        Some(caller)
     }
 
     /// Reads an item that others are like.
-    fn pattern(&mut self, node: Node, line: usize) -> Pattern {
+    fn pattern(&mut self, node: Node, words: Words<'_>, line: usize) -> Pattern {
         let said = self.report.problems.len() + self.report.warnings.len();
-        let profile = self.written(&node);
+        let first = self.written(&node);
         let quiet = said == self.report.problems.len() + self.report.warnings.len();
         let below = node.line.saturating_sub(line);
         let mut pattern = Pattern { node, line, below, id_below: below, profile: None, last: None };
         if let Some(id) = pattern.node.entry_mut("id") {
             pattern.id_below = id.value.line.saturating_sub(line);
         }
-        pattern.profile = profile.filter(|_| quiet);
+        pattern.profile = first.as_ref().filter(|_| quiet).map(|first| first.profile.clone());
+        pattern.last = pattern.profile.clone();
+        // What is not in its words may be more than a profile, such as a date that is written
+        // unusually. Then each is read as it is written.
+        if self.quietly(words, &mut pattern) != first {
+            pattern.profile = None;
+        }
         pattern
     }
 

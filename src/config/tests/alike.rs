@@ -71,6 +71,17 @@ const ITEMS: &[&str] = &[
     "...\n",
     "foo: \"\n",
     "'\n",
+    "  - { id: k@, hash: sha256:#64, models: [mini], team: t, metadata: { a: \"\n",
+    "  - id: 'z @'\n    hash: sha256:#64\n    models: [mini]\n    team: t # \" } }\n",
+    "  - { metadata: { a: \"\n",
+    "  - { metadata: { a: \" }, id: k@, hash: sha256:#64, models: [mini], team: t }\n",
+    "  - { id: k@, hash: sha256:#64, models: [*all , mini], team: t }\n",
+    "  - { id: k@, hash: sha256:#64, models: [mini], team: t, expires: 2027-06-30T00:00:00+02:00 }\n",
+    "  - { id: k@, hash: sha256:#64, models: [mini], team: t, user: \"a b\" }\n",
+    "  # \u{FEFF}\n",
+    "  # \u{0}\n",
+    "\u{FEFF}  # \n",
+    "  ? a\n  : b\n",
 ];
 
 const HEADS: &[&str] = &[
@@ -160,12 +171,16 @@ fn both(text: &str) -> usize {
 
 /// Everything that a configuration says about keys.
 fn outcome(text: &str) -> Result<(Vec<String>, Vec<String>), Vec<String>> {
+    shown(load(text, &Fake::default()))
+}
+
+fn shown(read: Result<Loaded, Invalid>) -> Result<(Vec<String>, Vec<String>), Vec<String>> {
     let shown = |problems: Vec<super::super::Problem>| -> Vec<String> {
         let mut all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         all.sort();
         all
     };
-    match load(text, &Fake::default()) {
+    match read {
         Err(invalid) => Err(shown(invalid.problems)),
         Ok(loaded) => {
             let keys = &loaded.snapshot.keys;
@@ -227,4 +242,252 @@ fn a_problem_of_many_keys_is_told_of_each() {
     for (found, start) in found.iter().zip(&starts) {
         assert!(found.starts_with(start), "{found}\n{start}");
     }
+}
+
+fn hash(n: usize) -> String {
+    format!("sha256:{n:064x}")
+}
+
+fn list(items: &str) -> String {
+    let before = BASE.split("keys:").next().unwrap();
+    format!("{before}keys:\n{items}teams: {{ t: {{ budgets: [ {{ usd: 2, per: day }} ] }} }}\n")
+}
+
+#[test]
+fn a_date_that_is_written_unusually_counts_for_all() {
+    for date in [
+        "2027-06-30T00:00:00+02:00",
+        "\"2027-06-30T00:00:00.5Z\"",
+        "2027-06-30t00:00:00z",
+        "\"${WHEN:-2027-06-30T00:00:00Z}\"",
+        "2020-06-30T00:00:00+02:00",
+    ] {
+        let item = |n| {
+            let hash = hash(n);
+            format!("  - {{ id: k{n}, hash: {hash}, models: [mini], team: t, expires: {date} }}\n")
+        };
+        let text = list(&(1..5).map(item).collect::<String>());
+        both(&text);
+        assert_eq!(outcome(&text), outcome(&whole(&text)), "{text}");
+    }
+}
+
+#[test]
+fn what_the_parser_does_not_read_is_not_read() {
+    for between in [
+        "  # a\u{0}b\n",
+        "\u{0}\n",
+        "# \u{0}\n",
+        "# a\u{FEFF}b\n",
+        "#\u{FEFF}\n",
+        "# \u{85}\u{2028}\n",
+        "# \u{7}\n",
+    ] {
+        let item = |n| format!("  - {{ id: k{n}, hash: {}, models: [mini], team: t }}\n", hash(n));
+        let text = list(&format!("{}{}{between}{}", item(1), item(2), item(3)));
+        both(&text);
+    }
+}
+
+#[test]
+fn an_item_that_goes_on_behind_its_lines_is_not_the_first_of_others() {
+    let open = |n| {
+        let hash = hash(n);
+        format!("  - {{ id: k{n}, hash: {hash}, models: [mini], team: t, metadata: {{ a: \"\n")
+    };
+    let close = |n| {
+        let hash = hash(n);
+        format!("  - id: 'z {n}'\n    hash: {hash}\n    models: [mini]\n    team: t # \" }} }}\n")
+    };
+    let text = list(&format!("{}{}{}{}", open(1), close(2), open(3), close(4)));
+    both(&text);
+    // One that begins before them.
+    let begin = "  - { metadata: { a: \"\n";
+    let end =
+        |n| format!("  - {{ x: \" }}, id: k{n}, hash: {}, models: [mini], team: t }}\n", hash(n));
+    let text = list(&format!("{begin}{}{}{}", end(1), end(2), end(3)));
+    both(&text);
+}
+
+#[test]
+fn a_mark_that_is_escaped_is_none() {
+    let item = |n| format!("  - {{ id: k{n}, hash: {}, models: [mini], team: t }}\n", hash(n));
+    for mark in ["\\uE0F7", "\\ue0f7", "\\U0000e0F7"] {
+        let id = format!("id: \"{mark}k1\", hash: \"{mark}{}\"", hash(1));
+        for end in ["", &format!("\"{mark}end\", ")] {
+            let (a, b, c) = (item(1), item(2), item(3));
+            let keys = format!("[ {{ {id}, models: [mini] }}, {end}\"{mark}1\" ]");
+            both(&format!("{{ x: '\nkeys:\n{a}{b}{c}',\n\"keys\": {keys} }}\n"));
+        }
+    }
+}
+
+#[test]
+fn aliases_are_counted() {
+    let before = BASE.split("keys:").next().unwrap();
+    let mut text = format!("{before}timezone: &z UTC\nkeys:\n");
+    let aliases = "*z , ".repeat(100);
+    for n in 0..1_100 {
+        text += &format!("  - {{ id: k{n}, hash: {}, models: [{aliases}] }}\n", hash(n));
+    }
+    both(&text);
+}
+
+/// What is put somewhere into a text, or everywhere where the same stands before it.
+const EDITS: &[&str] = &[
+    "\"",
+    "'",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    " ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\n  - ",
+    "- ",
+    ": ",
+    ":",
+    "#",
+    " # ",
+    "|",
+    "|\n",
+    ">",
+    "&a ",
+    "*a ",
+    "!!str ",
+    "!",
+    "? ",
+    "\t",
+    "%",
+    "---\n",
+    "...\n",
+    "id: k7",
+    "id:",
+    "\"id\":",
+    "user: u",
+    "expires: 2028-01-01T00:00:00Z",
+    "hash: ",
+    "keys:",
+    "\nkeys:\n",
+    "\\",
+    "\\\"",
+    "\u{85}",
+    "\u{2028}",
+    "\0",
+    "\u{FEFF}",
+    "@",
+    "`",
+    "<<: ",
+    "null",
+    "~",
+    "metadata: { a: ",
+    "\" }",
+    "x",
+    "\r\n",
+    "  ",
+];
+
+type Edit = (prop::sample::Index, usize, &'static str, bool);
+
+fn edit() -> impl Strategy<Value = Edit> {
+    (any::<prop::sample::Index>(), 0usize..4, prop::sample::select(EDITS), any::<bool>())
+}
+
+fn edited(text: &str, edits: &[Edit]) -> String {
+    let (head, list) = text.split_at(text.find("keys:").unwrap_or(0));
+    let mut list = list.to_owned();
+    for (at, deleted, new, everywhere) in edits {
+        let at = list.floor_char_boundary(at.index(list.len() + 1));
+        let end = list.ceil_char_boundary(at + deleted);
+        let context = list.floor_char_boundary(at.saturating_sub(4));
+        let old = list[context..end].to_owned();
+        if *everywhere && !old.is_empty() {
+            let new = format!("{}{new}", &list[context..at]);
+            list = list.replace(&old, &new);
+        } else {
+            list.replace_range(at..end, new);
+        }
+    }
+    format!("{head}{list}")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_spoilt_file_is_read_as_the_parser_reads_it(
+        text in text(),
+        edits in prop::collection::vec(edit(), 1..5),
+    ) {
+        let text = edited(&text, &edits);
+        both(&text);
+        prop_assert_eq!(outcome(&text), outcome(&whole(&text)), "{}", text);
+    }
+}
+
+#[test]
+fn what_was_in_force_changes_nothing() {
+    let plain = "models: [mini], team: t";
+    let items = [
+        plain,
+        "models: [mini], team: t, expires: 2027-06-30T00:00:00Z",
+        "models: [mini], team: t, expires: 2027-06-30T00:00:01Z",
+        "models: [mini], team: t, expires: 2027-06-30T00:00:00+02:00",
+        "models: [mini], team: t, expires: \"${WHEN}\"",
+        "models: [mini], team: t, expires: 2020-06-30T00:00:00Z",
+        "models: [mini], team: t, user: u1",
+        "models: [mini], team: t, user: u2",
+        "models: [\"*\"], team: t",
+        "models: [mini], team: u",
+        "models: [mini], unlimited: true",
+        "models: [mini], team: t, metadata: { a: b }",
+        "models: [mini], team: t, low_budget: clamp",
+        "models: [mini], team: t, limits: { rpm: 1 }",
+        "models: [mini], budgets: [ { usd: 3, per: day } ]",
+    ];
+    let around = [
+        "teams: { t: { budgets: [ { usd: 9, per: day } ] } }\n",
+        "teams: { t: { budgets: [ { usd: 1, per: day } ] }, u: {} }\n",
+        "teams: { t: {}, u: {} }\nusers: { u2: { budgets: [ { usd: 1, per: day } ] } }\n",
+        "teams: { t: {}, u: {} }\nglobal: { budgets: [ { usd: 2, per: day } ] }\n",
+    ];
+    let before = BASE.split("keys:").next().unwrap();
+    let mut files = Vec::new();
+    for item in items {
+        for around in around {
+            // The ids change, too.
+            let ids: &[&str] = if item == plain { &["k", "j"] } else { &["k"] };
+            for id in ids {
+                let mut text = format!("{before}keys:\n");
+                for n in 1..4 {
+                    text += &format!("  - {{ id: {id}{n}, hash: {}, {item} }}\n", hash(n));
+                }
+                files.push((text + around, "2028-01-01T00:00:00Z"));
+            }
+        }
+    }
+    let when = files.iter().find(|(text, _)| text.contains("WHEN")).unwrap();
+    files.push((when.0.clone(), "2028-01-02T00:00:00Z"));
+    let (mut shared, mut made) = (0, 0);
+    for (old, when) in &files {
+        let Ok(old) = load(old, &Fake::default().var("WHEN", when)) else { continue };
+        for (new, when) in &files {
+            let environment = Fake::default().var("WHEN", when);
+            let read = |old| {
+                let dir = Path::new("/etc/tollbar");
+                load_text(new, "tollbar.yaml", dir, &environment, old)
+            };
+            let reloaded = read(Some(&old.snapshot));
+            for key in reloaded.iter().flat_map(|new| new.snapshot.keys.iter()) {
+                let before = old.snapshot.keys.by_hash(&key.hash);
+                let same = before.is_some_and(|before| std::sync::Arc::ptr_eq(before, key));
+                *(if same { &mut shared } else { &mut made }) += 1;
+            }
+            assert_eq!(shown(reloaded), shown(read(None)), "{new}");
+        }
+    }
+    assert!(shared > 100 && made > 1000, "{shared} {made}");
 }
