@@ -62,7 +62,7 @@ fn kept<'a>(tap: &'a Sifter, name: &str) -> Option<&'a [u8]> {
 }
 
 fn text<'a>(tap: &'a Sifter, name: &str) -> Option<&'a str> {
-    kept(&tap, name).map(|value| std::str::from_utf8(value).unwrap())
+    kept(tap, name).map(|value| std::str::from_utf8(value).unwrap())
 }
 
 #[test]
