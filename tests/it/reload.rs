@@ -3,10 +3,16 @@
 use crate::support::*;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tollbar_loadtest::provider::{Gate, Provider, Script};
+
+/// Linux's, on the machines that we build for.
+const O_NONBLOCK: i32 = 0o4000;
 
 async fn reload(server: &Server) -> (u16, Value) {
     let request = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
@@ -253,6 +259,34 @@ async fn a_broken_file_changes_nothing_and_is_told() {
     write(&server, &good);
     assert_eq!(reload(&server).await, (200, json!({"generation": 2})));
     assert_eq!(status(&server).await["last_reload_problems"], json!([]));
+}
+
+/// A reload that hangs, here on a secret that nobody writes, holds up nothing else.
+#[tokio::test]
+async fn a_reload_that_hangs_keeps_nobody_waiting() {
+    let provider = provider();
+    let good = config_of(&head(), &provider, "", &model("gpt", "sim-gpt", ""));
+    let mut server = Server::start(&good);
+    let pipe = server.scratch.0.join("secret");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    write(&server, &good.replace("sk-provider", &format!("file:{}", pipe.display())));
+    server.signal("HUP");
+    // Opening this end without waiting succeeds once the other one is being read.
+    let until = Instant::now() + Duration::from_secs(10);
+    let writer = loop {
+        match OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&pipe) {
+            Ok(writer) => break writer,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(status(&server).await["generation"], 1);
+    let answer = post(&client(), server.url("/v1/chat/completions"), chat("gpt").to_string()).await;
+    assert_eq!(answer.status(), 200);
+    server.signal("TERM");
+    let exit = server.wait_exit(Duration::from_secs(10)).expect("it ends all the same");
+    assert_eq!(exit.code(), Some(0));
+    drop(writer);
 }
 
 /// SIGTERM: what runs is finished, nothing new is taken, and the end comes with the last one.
