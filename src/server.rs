@@ -174,6 +174,8 @@ async fn serve(
         let _ = tokio::task::spawn_blocking(move || old.serving()).await;
     }
     gateway.service.ready(&state::serving(snapshot.generation));
+    // What was in force at the start must not outlive the reload that replaces it.
+    drop(snapshot);
     let watchdog = tokio::spawn(housekeeping::watchdog(gateway.clone()));
 
     let how = signals.wait(gateway, &sockets.next).await;

@@ -261,6 +261,30 @@ async fn a_broken_file_changes_nothing_and_is_told() {
     assert_eq!(status(&server).await["last_reload_problems"], json!([]));
 }
 
+/// Nothing keeps a configuration that nobody uses any more, and perhaps a million keys with it:
+/// the thread that frees it comes to its end.
+#[tokio::test]
+async fn what_was_in_force_before_is_freed() {
+    let provider = provider();
+    let good = config_of(&head(), &provider, "", &model("gpt", "sim-gpt", ""));
+    let server = Server::start(&good);
+    let http = client();
+    let ask = || post(&http, server.url("/v1/chat/completions"), chat("gpt").to_string());
+    assert_eq!(ask().await.status(), 200);
+    for generation in 2..4 {
+        assert_eq!(reload(&server).await.0, 200);
+        assert_eq!(ask().await.headers()["x-tollbar-config"], generation.to_string().as_str());
+    }
+    let tasks = format!("/proc/{}/task", server.pid());
+    let waits = || {
+        std::fs::read_dir(&tasks).unwrap().flatten().any(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.trim() == "tollbar-reload"
+        })
+    };
+    eventually(Duration::from_secs(10), || !waits()).await;
+}
+
 /// A reload that hangs, here on a secret that nobody writes, holds up nothing else.
 #[tokio::test]
 async fn a_reload_that_hangs_keeps_nobody_waiting() {
