@@ -1,6 +1,7 @@
 //! What is known of one request, stage by stage. A stage's value exists only once the stage
 //! before it has made it, so nothing can be read too early.
 
+use super::cork::Cork;
 use super::held::Control;
 use super::marks::Marks;
 use super::passthrough::Via;
@@ -24,6 +25,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use pingora_core::apps::ReusedHttpStream;
 use prometheus::IntGauge;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -87,6 +89,10 @@ pub struct Exchange {
     pub model: Option<Arc<Model>>,
     /// Admitted, with its body in memory.
     pub call: Option<Call>,
+    /// The descriptor of the connection to the provider, once there is one.
+    pub upstream: Option<RawFd>,
+    /// Keeps the request's header until the body is there.
+    pub cork: Option<Cork>,
     /// The gateway's own refusal, once there is one.
     pub refusal: Option<Reject>,
     /// What the client got.
@@ -119,6 +125,8 @@ impl Exchange {
             caller: None,
             model: None,
             call: None,
+            upstream: None,
+            cork: None,
             refusal: None,
             status: 0,
             client_gone: false,

@@ -5,6 +5,7 @@ mod accept;
 mod admit;
 mod attempt;
 mod authenticate;
+mod cork;
 mod exchange;
 mod failure;
 mod held;
@@ -27,14 +28,17 @@ pub use exchange::ConnectionMark;
 use crate::state::Gateway;
 use async_trait::async_trait;
 use bytes::Bytes;
+use cork::Cork;
 use exchange::Exchange;
 use http::HeaderMap;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::any::Any;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +101,19 @@ impl ProxyHttp for Edge {
         }
     }
 
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        connection: RawFd,
+        _: Option<&Digest>,
+        exchange: &mut Self::CTX,
+    ) -> Result<()> {
+        exchange.upstream = Some(connection);
+        Ok(())
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -106,6 +123,10 @@ impl ProxyHttp for Edge {
         let mut header = upstream::header(&self.gateway, exchange, session.req_header())?;
         header.set_version(upstream.version);
         *upstream = header;
+        let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
+        if let (Some(attempt), Some(connection)) = (attempt, exchange.upstream) {
+            exchange.cork = Cork::put(connection, upstream.version, attempt.body.len());
+        }
         Ok(())
     }
 
@@ -119,6 +140,9 @@ impl ProxyHttp for Edge {
         let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
         if let Some(attempt) = attempt.filter(|_| end) {
             *body = Some(attempt.body.clone());
+        }
+        if let Some(cork) = exchange.cork.take() {
+            cork.pull_when_written();
         }
         Ok(())
     }
