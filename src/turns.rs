@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// How long a turn is …
-const TURN: Duration = Duration::from_micros(300);
+const TURN: Duration = Duration::from_micros(200);
 
 /// … and how long the others have theirs.
-const REST: Duration = Duration::from_micros(700);
+const REST: Duration = Duration::from_micros(800);
 
 /// So often the clock is looked at: much less often than every microsecond.
 const CALLS: u32 = 32;
