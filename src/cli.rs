@@ -124,9 +124,6 @@ fn check(file: &ConfigFile) -> ExitCode {
             for warning in &loaded.warnings {
                 println!("warning: {}", warning.located(&path.display().to_string()));
             }
-            for setting in config::not_acted_on(&loaded.snapshot) {
-                println!("warning: {setting}");
-            }
             print!("{}", config::plan(&loaded.snapshot));
             ExitCode::SUCCESS
         }

@@ -152,7 +152,7 @@ impl Metrics {
             )?,
             abandoned_tokens: r.counters(
                 "abandoned_tokens_total",
-                "Output tokens streamed before the client left.",
+                "Output tokens of streams whose client left, as far as they were read.",
                 &["provider", "model"],
             )?,
             inflight: r.int_gauges(

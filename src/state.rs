@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::alerts::{Alert, Alerts};
 use crate::budget::Budgets;
-use crate::config::{self, snapshot::OnFailure};
+use crate::config::snapshot::OnFailure;
 use crate::keyring::Keyring;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
@@ -247,9 +247,6 @@ impl Gateway {
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[&snapshot.hash]).set(1);
         self.metrics.credential.reset();
-        for setting in config::not_acted_on(&snapshot) {
-            log::warn!("{setting}");
-        }
         self.budgets.set_zone(snapshot.timezone);
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);

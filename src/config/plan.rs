@@ -1,7 +1,7 @@
 //! The order in which targets are tried, for routing and for people.
 
 use super::check::{amount, dollars, multiple};
-use super::snapshot::{Model, OnDisconnect, Provider, Snapshot, Target};
+use super::snapshot::{Model, Snapshot, Target};
 use crate::catalog::Price;
 use crate::units::NanoUsd;
 use std::fmt::Write;
@@ -25,14 +25,6 @@ pub fn candidates<'s>(
 fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
     let used = model.targets.iter().filter(|target| target.weight > 0);
     used.map(move |target| (model, target))
-}
-
-/// Settings that this version reads and doesn't act on: nobody may rely on them in silence.
-pub fn not_acted_on(snapshot: &Snapshot) -> Vec<&'static str> {
-    let drains = |provider: &Arc<Provider>| provider.on_disconnect == OnDisconnect::Drain;
-    let drains = snapshot.providers.values().any(drains);
-    let text = "providers.*.on_disconnect: drain does nothing in this version; the upstream call is closed when its client leaves";
-    drains.then_some(text).into_iter().collect()
 }
 
 /// What `tollbar check` prints after the warnings: for each model its candidates with price

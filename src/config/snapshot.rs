@@ -193,7 +193,8 @@ pub enum Http2 {
 pub enum OnDisconnect {
     /// It is closed at once (default).
     Cancel,
-    /// It is read to its end, for the record.
+    /// It is read to its end and passed to nobody, so that its cost is known and not estimated.
+    /// Not where it can't be metered.
     Drain,
 }
 

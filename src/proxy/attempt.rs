@@ -6,9 +6,10 @@ use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
 use super::hold::{self, Money};
 use super::pledge::Pledge;
+use super::settle;
 use super::upstream::{body_for, peer};
 use crate::alerts::Alert;
-use crate::config::snapshot::{Provider, Snapshot, Target};
+use crate::config::snapshot::{OnDisconnect, Provider, Snapshot, Target};
 use crate::faults;
 use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
@@ -149,14 +150,16 @@ fn begin(
     (pledge, clamped): (Pledge, Option<u64>),
     started: Instant,
 ) {
-    let Next { candidate, limits, permits, .. } = next;
+    let Next { candidate, provider, limits, permits } = next;
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
     let body = body_for(call, &candidate, clamped);
     let inflight = InflightGuard::enter(gateway.metrics.inflight.with_label_values(&labels));
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
-    call.control.set_deadline(Some(until.into()));
+    // What can't be metered has nothing to wait for, and may have no end.
+    let drains = provider.on_disconnect == OnDisconnect::Drain && call.metered;
+    call.control.begin(until.into(), drains);
     call.current = Some(Attempt {
         candidate,
         started,
@@ -175,17 +178,20 @@ fn begin(
 
 /// Ends the running attempt as a failure and decides what comes next: `true` for another one.
 pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> bool {
+    let Some(mut attempt) = exchange.call.as_mut().and_then(|call| call.current.take()) else {
+        return false;
+    };
+    settle::note_left(exchange, &mut attempt);
+    // Nobody waits for another attempt.
+    let pointless = exchange.client_gone;
     let Some(call) = exchange.call.as_mut() else {
         return false;
     };
-    let Some(attempt) = call.current.take() else {
-        return false;
-    };
-    call.control.set_deadline(None);
     call.control.discard_answer();
     call.closing = attempt.relay.as_ref().map_or(b"", |relay| relay.meter.closing());
-    if failure == Failure::Stale && call.stale < MAX_STALE {
-        // It never carried a request: not an attempt, and nobody's failure.
+    if failure == Failure::Stale && call.stale < MAX_STALE && !pointless {
+        // It never carried a request: not an attempt, and nobody's failure. Only where no other
+        // connection takes its place does it stay on record.
         call.stale += 1;
         if let Some(hold) = attempt.hold {
             hold.release();
@@ -194,6 +200,7 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     }
     let target = attempt.candidate.target.clone();
     let again = match &failure {
+        _ if pointless => false,
         Failure::Connect(_) | Failure::Broken(_) | Failure::Stale => same_or_next(call, true),
         Failure::Status(429 | 401 | 403, _) => same_or_next(call, false),
         Failure::Status(..) => same_or_next(call, true),
@@ -204,7 +211,7 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         | Failure::Internal(_) => false,
     };
     let reason = failure.outcome();
-    super::settle::attempt_failed(gateway, exchange, attempt, failure);
+    settle::attempt_failed(gateway, exchange, attempt, failure);
     if again && let Some(call) = exchange.call.as_ref() {
         note_fallback(gateway, call, &target, reason);
     }

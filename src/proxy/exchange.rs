@@ -1,8 +1,8 @@
 //! What is known of one request, stage by stage. A stage's value exists only once the stage
 //! before it has made it, so nothing can be read too early.
 
+use super::control::Control;
 use super::cork::Cork;
-use super::held::Control;
 use super::marks::Marks;
 use super::passthrough::Via;
 use super::pledge::Pledge;

@@ -1,9 +1,9 @@
 //! What Pingora's errors mean: for the next attempt, and for the client.
 
 use super::attempt;
+use super::control::DEADLINE;
 use super::exchange::{Exchange, Failure, exhausted};
-use super::held::DEADLINE;
-use super::settle::Head;
+use super::settle::{CLIENT_LEFT, Head};
 use super::{held, relay, reply};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
@@ -158,8 +158,7 @@ pub fn note_client(exchange: &mut Exchange, error: Option<&Error>) {
     });
     exchange.client_gone |= gone;
     if exchange.client_gone && exchange.status == 0 {
-        // nginx's word for "the client closed the request".
-        exchange.status = 499;
+        exchange.status = CLIENT_LEFT;
     }
 }
 

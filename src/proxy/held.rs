@@ -6,18 +6,19 @@
 //! done, and here it is", for any size and any framing, on the first attempt and on every later
 //! one. This file is the only one that knows about it.
 //!
-//! Being between Pingora and the client, the wrapper does two more things that nothing else can:
-//! it ends a wait for an upstream at a deadline ([`Control::set_deadline`]), and it holds back the
-//! header of a short answer until its cost is known ([`Control::hold_answer`]).
+//! Being between Pingora and the client, the wrapper does three more things that nothing else can:
+//! it ends a wait for an upstream at a deadline ([`Control::begin`]), it holds back the header of a
+//! short answer until its cost is known ([`Control::hold_answer`]), and where the provider is to be
+//! drained it keeps from Pingora that the client has left: the answer is read to its end, and goes
+//! nowhere.
 //!
 //! A custom session can't be kept alive by Pingora: [`restore`] puts the real one back before
 //! Pingora finishes the request.
 
+use super::control::{Control, DEADLINE, Left, Pass, drained};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
-use parking_lot::Mutex;
-use pingora_core::ErrorType::{self, Custom};
+use http::HeaderMap;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
 use pingora_core::protocols::http::custom::server::Session as CustomSession;
@@ -25,74 +26,8 @@ use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// The error that a passed deadline raises.
-pub const DEADLINE: ErrorType = Custom("Deadline");
-
-/// The error at the end of an answer that is passed to nobody.
-const SWALLOWED: ErrorType = Custom("Swallowed");
-
-/// The largest answer whose header is held back until its cost is known, in bytes.
-const MAX_HELD_ANSWER: usize = 1024 * 1024;
-
-static COST: HeaderName = HeaderName::from_static("x-tollbar-cost-usd");
-
-/// The handle by which the hooks steer the wrapper, which they can't reach inside Pingora.
-#[derive(Clone, Default)]
-pub struct Control(Arc<Mutex<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    session: Option<Box<ServerSession>>,
-    deadline: Option<Instant>,
-    hold: Option<Held>,
-    swallow: bool,
-    cost: Option<String>,
-}
-
-#[derive(Default)]
-struct Held {
-    tasks: Vec<HttpTask>,
-    bytes: usize,
-}
-
-impl Control {
-    /// Ends the wait for the upstream at this moment, with [`DEADLINE`]; `None` lets it wait.
-    pub fn set_deadline(&self, at: Option<Instant>) {
-        self.0.lock().deadline = at;
-    }
-
-    /// Holds the answer back until it has ended, so that [`Control::set_cost`] can still reach
-    /// its header. An answer over 1 MiB is let go without.
-    pub fn hold_answer(&self) {
-        self.0.lock().hold = Some(Held::default());
-    }
-
-    /// Passes nothing of the running attempt's answer on; its end is an error.
-    pub fn swallow_answer(&self) {
-        self.0.lock().swallow = true;
-    }
-
-    /// What the answer cost, in dollars, for its header.
-    pub fn set_cost(&self, usd: String) {
-        self.0.lock().cost = Some(usd);
-    }
-
-    /// Whether an answer is being held back right now, unsent.
-    pub fn holds_answer(&self) -> bool {
-        self.0.lock().hold.as_ref().is_some_and(|held| !held.tasks.is_empty())
-    }
-
-    /// Forgets an answer that was held back, so that another can be given instead.
-    pub fn discard_answer(&self) {
-        let mut state = self.0.lock();
-        state.hold = None;
-        state.swallow = false;
-    }
-}
 
 /// Puts a wrapper that carries `body` in the place of the downstream session.
 pub fn wrap(session: &mut Box<ServerSession>, body: Bytes) -> Control {
@@ -113,7 +48,7 @@ pub fn restore(session: &mut Box<ServerSession>, control: &Control) {
     }
     // Dropping the shell hands its inner session to the control.
     **session = ServerSession::new_custom(Box::new(()));
-    if let Some(inner) = control.0.lock().session.take() {
+    if let Some(inner) = control.take_kept() {
         *session = inner;
     }
 }
@@ -127,47 +62,41 @@ struct HeldSession {
 impl Drop for HeldSession {
     fn drop(&mut self) {
         let empty = Box::new(ServerSession::new_custom(Box::new(())));
-        self.control.0.lock().session = Some(std::mem::replace(&mut self.inner, empty));
+        self.control.keep(std::mem::replace(&mut self.inner, empty));
     }
 }
 
 impl HeldSession {
-    /// Takes tasks into the held answer; returns what is to be written now.
-    fn pass(&self, tasks: Vec<HttpTask>) -> Vec<HttpTask> {
-        let mut state = self.control.0.lock();
-        if state.swallow {
-            let over = tasks.iter().any(HttpTask::is_end);
-            return over.then(|| HttpTask::Failed(Error::new_up(SWALLOWED))).into_iter().collect();
+    /// What comes of the client: its leaving, unless the answer is drained.
+    async fn event(&mut self, no_body_expected: bool, left: bool) -> Result<Option<Bytes>> {
+        if !left {
+            match self.inner.read_body_or_idle(no_body_expected).await {
+                // One that has only stopped talking hears that nothing more comes.
+                Err(error) if self.leave(&error) => self.inner.shutdown().await,
+                event => return event,
+            }
         }
-        let Some(mut held) = state.hold.take() else {
-            return tasks;
-        };
-        // It broke before any of it was sent: the client gets one clean error instead.
-        if let Some(at) = tasks.iter().position(|task| matches!(task, HttpTask::Failed(_))) {
-            return tasks.into_iter().skip(at).take(1).collect();
+        std::future::pending().await
+    }
+
+    /// The client has left. Whether the answer is drained: Pingora must not hear of it then.
+    fn leave(&self, why: &Error) -> bool {
+        let drains = self.control.leave(|| Left {
+            answered: self.inner.response_written().is_some(),
+            bytes: self.inner.body_bytes_sent() as u64,
+        });
+        if drains {
+            log::debug!("a client has left, its answer is drained: {why}");
         }
-        let mut over = false;
-        for task in tasks {
-            over |= match &task {
-                HttpTask::Header(_, end) => *end,
-                HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
-                    held.bytes += data.as_ref().map_or(0, Bytes::len);
-                    *end
-                }
-                HttpTask::Trailer(_) | HttpTask::Done | HttpTask::Failed(_) => true,
-            };
-            held.tasks.push(task);
-        }
-        if !over && held.bytes <= MAX_HELD_ANSWER {
-            state.hold = Some(held);
-            return Vec::new();
-        }
-        if let (Some(cost), Some(HttpTask::Header(header, _))) =
-            (state.cost.take(), held.tasks.first_mut())
-        {
-            let _ = header.insert_header(&COST, cost);
-        }
-        held.tasks
+        drains
+    }
+}
+
+/// Returns when the deadline has passed; never, without one.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -206,11 +135,17 @@ impl CustomSession for HeldSession {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        let tasks = self.pass(tasks);
-        if tasks.is_empty() {
-            return Ok(false);
+        let tasks = match self.control.pass(tasks) {
+            Pass::On(tasks) if tasks.is_empty() => return Ok(false),
+            Pass::On(tasks) => tasks,
+            Pass::Nowhere(tasks) => return drained(tasks),
+        };
+        let over = tasks.iter().any(HttpTask::is_end);
+        match self.inner.response_duplex_vec(tasks).await {
+            // With the last part the upstream is done: there is nothing to drain.
+            Err(error) if !over && self.leave(&error) => Ok(false),
+            written => written,
         }
-        self.inner.response_duplex_vec(tasks).await
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
@@ -261,16 +196,14 @@ impl CustomSession for HeldSession {
         self.body.is_empty()
     }
 
-    /// Pending until the client leaves or the deadline passes: both are errors.
+    /// Pending until the client leaves or the deadline passes: both are errors. Where the answer
+    /// is drained, only the deadline ends it.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        let deadline = self.control.0.lock().deadline;
-        let Some(deadline) = deadline else {
-            return self.inner.read_body_or_idle(no_body_expected).await;
-        };
+        let (deadline, left) = self.control.waits();
         tokio::select! {
             biased;
-            idle = self.inner.read_body_or_idle(no_body_expected) => idle,
-            () = tokio::time::sleep_until(deadline) => Err(Error::new_up(DEADLINE)),
+            event = self.event(no_body_expected, left) => event,
+            () = passed(deadline) => Err(Error::new_up(DEADLINE)),
         }
     }
 

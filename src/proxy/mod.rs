@@ -5,6 +5,7 @@ mod accept;
 mod admit;
 mod attempt;
 mod authenticate;
+mod control;
 mod cork;
 mod exchange;
 mod failure;
@@ -224,7 +225,8 @@ impl ProxyHttp for Edge {
     ) {
         failure::note_client(exchange, error);
         settle::request_ended(&self.gateway, exchange, &failure::head(session));
-        if let Some(call) = &exchange.call {
+        // The connection of a client that has left ends with the wrapper: it is not reused.
+        if let Some(call) = exchange.call.as_ref().filter(|_| !exchange.client_gone) {
             held::restore(&mut session.downstream_session, &call.control);
         }
         if error.is_some() && exchange.told {

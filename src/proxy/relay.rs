@@ -238,7 +238,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     if let Some(chunk) = body.take().filter(|chunk| !chunk.is_empty()) {
         if relay.first_byte.is_none() {
             relay.first_byte = Some(Instant::now());
-            call.control.set_deadline(None);
+            call.control.lift_deadline();
         }
         out = relay.meter.chunk(chunk);
     }

@@ -15,18 +15,18 @@ use crate::wire::route::Endpoint;
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 
+/// nginx's word for "the client closed the request".
+pub const CLIENT_LEFT: u16 = 499;
+
 /// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
 const BYTES_PER_TOKEN: u64 = 3;
 
 /// The upstream's body has come to its end, good or bad: books the attempt.
 pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
-    let Some(call) = exchange.call.as_mut() else {
+    let Some(mut attempt) = exchange.call.as_mut().and_then(|call| call.current.take()) else {
         return;
     };
-    let Some(mut attempt) = call.current.take() else {
-        return;
-    };
-    call.control.set_deadline(None);
+    note_left(exchange, &mut attempt);
     faults::point("settle");
     // An error that is relayed is the client's own: its body reads like a failure inside an answer,
     // but says nothing against the target, which others may still want.
@@ -49,6 +49,20 @@ pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
     }
 }
 
+/// An attempt has ended. Takes note of the client that left while its answer was drained.
+pub fn note_left(exchange: &mut Exchange, attempt: &mut Attempt) {
+    let Some(left) = exchange.call.as_ref().and_then(|call| call.control.ended()) else {
+        return;
+    };
+    exchange.client_gone = true;
+    if !left.answered {
+        exchange.status = CLIENT_LEFT;
+    }
+    if let Some(relay) = attempt.relay.as_mut() {
+        relay.bytes = relay.bytes.min(left.bytes);
+    }
+}
+
 /// An attempt has failed: books it.
 pub fn attempt_failed(
     gateway: &Gateway,
@@ -62,7 +76,7 @@ pub fn attempt_failed(
     } else {
         let mut record = unbilled(&attempt, failure);
         presume(&attempt, &mut record);
-        count(gateway, &attempt, &record);
+        count(gateway, exchange, &attempt, &record);
         record
     };
     correct_attempt(&mut attempt, &record);
@@ -135,7 +149,11 @@ fn book(
             record.outcome = "relayed_error";
         }
     }
-    count(gateway, attempt, &record);
+    if record.failure.is_none() && exchange.client_gone {
+        // It was drained: nobody got it.
+        record.outcome = Failure::ClientGone.outcome();
+    }
+    count(gateway, exchange, attempt, &record);
     record
 }
 
@@ -181,7 +199,7 @@ fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
         price_version: target.price.version.to_string(),
         first_token_ms: record.first_token.map(millis),
         duration_ms: millis(record.took),
-        client_gone: record.failure == Some(Failure::ClientGone),
+        client_gone: exchange.client_gone,
         metadata: caller.map(|caller| caller.metadata.clone()).unwrap_or_default(),
         ..Row::new(attempt.at)
     }
@@ -265,7 +283,7 @@ fn tokens(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
-fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
+fn count(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
     let target = &attempt.candidate.target;
     let metrics = &gateway.metrics;
     let labels = [target.provider.as_str(), target.model.as_str()];
@@ -274,7 +292,7 @@ fn count(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
     if let Some(first) = record.first_token {
         Metrics::observe(&metrics.first_token_seconds, &labels, first);
     }
-    if record.failure == Some(Failure::ClientGone) {
+    if exchange.client_gone {
         metrics.abandoned_streams.with_label_values(&labels).inc();
         let streamed = record.usage.output.unwrap_or(0);
         metrics.abandoned_tokens.with_label_values(&labels).inc_by(streamed);

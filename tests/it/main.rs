@@ -11,6 +11,8 @@ mod costs;
 mod costs_kinds;
 mod departures;
 mod doors;
+mod drained;
+mod drained_bounds;
 mod downstream;
 mod estimates;
 mod holds;

@@ -20,20 +20,21 @@ const OUT: u64 = 2_000;
 fn config(provider: &Provider, limits: &str) -> String {
     let base = provider.base();
     let scope = format!("limits: {{ {limits} }}, budgets: [ {{ usd: 1000, per: total }} ]");
-    let model = |name: &str, rest: &str| {
+    let model = |name: &str, at: &str, rest: &str| {
         format!(
-            "  {name}: {{ {scope}, first_token_timeout: 200ms{rest}, targets: [ {{ provider: p, model: sim-{name}, price: {{ input: 1, output: 2 }} }} ] }}\n"
+            "  {name}: {{ {scope}, first_token_timeout: 200ms{rest}, targets: [ {{ provider: {at}, model: sim-{name}, price: {{ input: 1, output: 2 }} }} ] }}\n"
         )
     };
     format!(
-        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\", {scope} }}\n\
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\", {scope} }}\n  \
+         drains: {{ dialect: openai, base_url: \"{base}/v1\", on_disconnect: drain, {scope} }}\n\
          breaker: {{ failures: 100000 }}\nattempts: {{ same_target: 1 }}\n\
          users: {{ ana: {{ {scope} }} }}\nteams: {{ red: {{ {scope} }} }}\nglobal: {{ {scope} }}\n\
          models:\n{}{}{}",
         head().replace("unlimited: true", &format!("team: red, user: ana, {scope}")),
-        model("calm", ""),
-        model("messy", ", fallbacks: [spare]"),
-        model("spare", ""),
+        model("calm", "p", ""),
+        model("messy", "drains", ", fallbacks: [spare]"),
+        model("spare", "p", ""),
     )
 }
 
@@ -176,8 +177,8 @@ async fn spent(server: &Server) -> HashMap<String, u64> {
     sums
 }
 
-/// Answers that came whole, with their usage, cost exactly what the provider billed for them. All
-/// others together (cut, abandoned, unreported, unanswered, lost in a panic) are estimated, and
+/// Answers that came whole, with their usage, cost exactly what the provider billed for them, also
+/// where they were drained. All others together (cut, abandoned, unreported, unanswered, lost in a panic) are estimated, and
 /// not below what was billed for them.
 async fn provider_agrees(server: &Server, provider: &Provider, ledger: &[Value]) {
     let by_seq: HashMap<String, Recorded> =
@@ -187,12 +188,15 @@ async fn provider_agrees(server: &Server, provider: &Provider, ledger: &[Value])
     let by_id: HashMap<&str, &Value> =
         log.iter().map(|line| (line["request_id"].as_str().unwrap(), line)).collect();
     let (mut exact, mut outcomes, mut seen) = (0, HashMap::<String, u64>::new(), HashSet::new());
+    let mut exact_drained = 0;
     for row in ledger {
         let outcome = row["outcome"].as_str().unwrap();
         *outcomes.entry(outcome.to_owned()).or_default() += 1;
-        if outcome != "ok" || row["usage_source"] != "reported" {
+        let drained = outcome == "client_gone" && row["provider"] == "drains";
+        if !(outcome == "ok" || drained) || row["usage_source"] != "reported" {
             continue;
         }
+        exact_drained += u64::from(drained);
         let line = by_id[row["request_id"].as_str().unwrap()];
         let upstream = line["upstream_request_id"].as_str().unwrap();
         assert!(seen.insert(upstream.to_owned()), "{upstream} was booked twice");
@@ -201,7 +205,8 @@ async fn provider_agrees(server: &Server, provider: &Provider, ledger: &[Value])
         assert_eq!(cost(row), billed_for(request), "{row}");
         exact += cost(row);
     }
-    println!("{outcomes:?}; exact ${:.9}", exact as f64 / 1e9);
+    println!("{outcomes:?}; exact ${:.9}, {exact_drained} drained", exact as f64 / 1e9);
+    assert!(exact_drained > 5);
     for outcome in ["ok", "lost", "client_gone", "interrupted", "error_status", "rate_limited"] {
         assert!(outcomes.get(outcome).is_some_and(|n| *n > 5), "few {outcome}: {outcomes:?}");
     }

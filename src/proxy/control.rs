@@ -1,0 +1,216 @@
+//! What is told to the wrapped downstream session, and what it tells: a deadline, an answer that is
+//! held back, swallowed or drained, a client that has left.
+
+use bytes::Bytes;
+use http::HeaderName;
+use parking_lot::Mutex;
+use pingora_core::ErrorType::{self, Custom};
+use pingora_core::protocols::http::{HttpTask, ServerSession};
+use pingora_core::{Error, Result};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The error that a passed deadline raises.
+pub const DEADLINE: ErrorType = Custom("Deadline");
+
+/// The error at the end of an answer that is passed to nobody.
+const SWALLOWED: ErrorType = Custom("Swallowed");
+
+/// The largest answer whose header is held back until its cost is known, in bytes.
+const MAX_HELD_ANSWER: usize = 1024 * 1024;
+
+static COST: HeaderName = HeaderName::from_static("x-tollbar-cost-usd");
+
+/// The handle by which the hooks steer the wrapper, which they can't reach inside Pingora.
+#[derive(Clone, Default)]
+pub struct Control(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    session: Option<Box<ServerSession>>,
+    deadline: Option<Instant>,
+    /// The running attempt's answer is read to its end, with or without a client.
+    drains: bool,
+    left: Option<Left>,
+    hold: Option<Held>,
+    swallow: bool,
+    cost: Option<String>,
+}
+
+#[derive(Default)]
+struct Held {
+    tasks: Vec<HttpTask>,
+    bytes: usize,
+}
+
+/// What a client had of an answer that was drained when it left.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// It had the header.
+    pub answered: bool,
+    /// So many bytes of the body were sent to it.
+    pub bytes: u64,
+}
+
+impl Control {
+    /// An attempt begins. The wait for its answer ends at `deadline`, with [`DEADLINE`]. `drains`:
+    /// the answer is read to its end, also when the client leaves.
+    pub fn begin(&self, deadline: Instant, drains: bool) {
+        let mut state = self.0.lock();
+        state.deadline = Some(deadline);
+        state.drains = drains;
+    }
+
+    /// The answer has begun: from here on it may take its time.
+    pub fn lift_deadline(&self) {
+        self.0.lock().deadline = None;
+    }
+
+    /// The attempt has ended. Returns how the client left, if it did and the answer was drained.
+    pub fn ended(&self) -> Option<Left> {
+        let mut state = self.0.lock();
+        state.deadline = None;
+        state.left
+    }
+
+    /// Holds the answer back until it has ended, so that [`Control::set_cost`] can still reach
+    /// its header. An answer over 1 MiB is let go without.
+    pub fn hold_answer(&self) {
+        self.0.lock().hold = Some(Held::default());
+    }
+
+    /// Passes nothing of the running attempt's answer on; its end is an error.
+    pub fn swallow_answer(&self) {
+        self.0.lock().swallow = true;
+    }
+
+    /// What the answer cost, in dollars, for its header.
+    pub fn set_cost(&self, usd: String) {
+        self.0.lock().cost = Some(usd);
+    }
+
+    /// Whether an answer is being held back right now, unsent.
+    pub fn holds_answer(&self) -> bool {
+        self.0.lock().hold.as_ref().is_some_and(|held| !held.tasks.is_empty())
+    }
+
+    /// Forgets an answer that was held back, so that another can be given instead.
+    pub fn discard_answer(&self) {
+        let mut state = self.0.lock();
+        state.hold = None;
+        state.swallow = false;
+    }
+
+    /// Takes tasks into the held answer; returns what is to be written now.
+    pub fn pass(&self, tasks: Vec<HttpTask>) -> Pass {
+        let mut state = self.0.lock();
+        if state.swallow {
+            let over = tasks.iter().any(HttpTask::is_end);
+            let end = over.then(|| HttpTask::Failed(Error::new_up(SWALLOWED)));
+            return Pass::On(end.into_iter().collect());
+        }
+        if state.left.is_some() {
+            return Pass::Nowhere(tasks);
+        }
+        let Some(mut held) = state.hold.take() else {
+            return Pass::On(tasks);
+        };
+        // It broke before any of it was sent: the client gets one clean error instead.
+        if let Some(at) = tasks.iter().position(|task| matches!(task, HttpTask::Failed(_))) {
+            return Pass::On(tasks.into_iter().skip(at).take(1).collect());
+        }
+        let mut over = false;
+        for task in tasks {
+            over |= match &task {
+                HttpTask::Header(_, end) => *end,
+                HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
+                    held.bytes += data.as_ref().map_or(0, Bytes::len);
+                    *end
+                }
+                HttpTask::Trailer(_) | HttpTask::Done | HttpTask::Failed(_) => true,
+            };
+            held.tasks.push(task);
+        }
+        if !over && held.bytes <= MAX_HELD_ANSWER {
+            state.hold = Some(held);
+            return Pass::On(Vec::new());
+        }
+        if let (Some(cost), Some(HttpTask::Header(header, _))) =
+            (state.cost.take(), held.tasks.first_mut())
+        {
+            let _ = header.insert_header(&COST, cost);
+        }
+        Pass::On(held.tasks)
+    }
+
+    /// The client has left, with what `had` says. Returns whether the answer is drained: if not,
+    /// nothing changes.
+    pub fn leave(&self, had: impl FnOnce() -> Left) -> bool {
+        let mut state = self.0.lock();
+        if state.drains {
+            state.hold = None;
+            state.left = Some(had());
+        }
+        state.drains
+    }
+
+    /// How long the upstream is waited for, and whether the client has left a drained answer.
+    pub fn waits(&self) -> (Option<Instant>, bool) {
+        let state = self.0.lock();
+        (state.deadline, state.left.is_some())
+    }
+
+    /// Keeps the real session while no wrapper has it.
+    pub fn keep(&self, session: Box<ServerSession>) {
+        self.0.lock().session = Some(session);
+    }
+
+    /// The session that was kept, if one was.
+    pub fn take_kept(&self) -> Option<Box<ServerSession>> {
+        self.0.lock().session.take()
+    }
+}
+
+/// What becomes of a part of an answer.
+pub enum Pass {
+    /// It is written now; there may be nothing to write.
+    On(Vec<HttpTask>),
+    /// It is drained: nobody is there to write it to.
+    Nowhere(Vec<HttpTask>),
+}
+
+/// What Pingora hears of a part of an answer that nobody gets: whether it was the last one, or
+/// that the upstream failed.
+pub fn drained(tasks: Vec<HttpTask>) -> Result<bool> {
+    let over = tasks.iter().any(HttpTask::is_end);
+    for task in tasks {
+        if let HttpTask::Failed(error) = task {
+            return Err(error);
+        }
+    }
+    Ok(over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora_http::ResponseHeader;
+
+    #[test]
+    fn pingora_hears_the_truth_of_what_is_drained() {
+        let header = |end| {
+            let header = ResponseHeader::build(200, None).expect("a status");
+            HttpTask::Header(Box::new(header), end)
+        };
+        let body = |end| HttpTask::Body(Some(Bytes::from_static(b"x")), end);
+        let broke = || HttpTask::Failed(Error::new_up(ErrorType::ConnectionClosed));
+        assert!(matches!(drained(vec![header(false)]), Ok(false)));
+        assert!(matches!(drained(vec![header(true)]), Ok(true)));
+        assert!(matches!(drained(vec![header(false), body(false), body(false)]), Ok(false)));
+        assert!(matches!(drained(vec![body(true), HttpTask::Done]), Ok(true)));
+        assert!(matches!(drained(vec![HttpTask::Trailer(None)]), Ok(true)));
+        assert!(drained(vec![broke()]).is_err());
+        let error = drained(vec![body(false), broke()]).expect_err("the upstream's error");
+        assert_eq!(*error.etype(), ErrorType::ConnectionClosed);
+    }
+}
