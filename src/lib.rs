@@ -58,6 +58,7 @@ pub mod access_log;
 pub mod resolve;
 pub mod alerts;
 pub mod state;
+pub mod reloader;
 pub mod proxy;
 pub mod admin;
 pub mod gather;

@@ -6,13 +6,6 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How soon it is looked whether a configuration is still used, the first time …
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-
-/// … and how often in the end.
-const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Where a configuration comes from.
 pub enum Source {
@@ -31,7 +24,7 @@ pub struct Live {
     /// Held by who reloads. Nobody who only wants to know something waits for it.
     reloading: Mutex<()>,
     /// What was in force before.
-    pub retired: Arc<Retired>,
+    pub retired: Retired,
 }
 
 /// How the last reload ended.
@@ -60,7 +53,7 @@ impl Live {
             environment,
             last: Mutex::new(Outcome { problems: Vec::new(), warnings }),
             reloading: Mutex::default(),
-            retired: Arc::default(),
+            retired: Retired::default(),
         };
         Ok((live, loaded.warnings))
     }
@@ -119,46 +112,28 @@ impl Live {
 /// The last one to let go of a configuration frees it, with each of perhaps a million keys. That
 /// takes too long to be done by a thread that serves requests, so the last one is always here.
 #[derive(Default)]
-pub struct Retired(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    snapshots: Vec<Arc<Snapshot>>,
-    /// Whether somebody waits for them already.
-    attended: bool,
-}
+pub struct Retired(Mutex<Vec<Arc<Snapshot>>>);
 
 impl Retired {
     fn add(&self, old: Arc<Snapshot>) {
-        self.0.lock().snapshots.push(old);
+        self.0.lock().push(old);
     }
 
-    /// Frees each one once no request has it, and returns when none is left; at once where another
-    /// thread does so already. Blocks for as long as the longest request.
-    pub fn free(&self) {
-        if std::mem::replace(&mut self.0.lock().attended, true) {
-            return;
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Frees those that no request has any more; returns how many. Takes long.
+    pub fn free(&self) -> usize {
+        // Nobody can get hold of one that only this list has.
+        let unused = |old: &mut Arc<Snapshot>| Arc::strong_count(old) == 1;
+        let unused: Vec<_> = self.0.lock().extract_if(.., unused).collect();
+        let freed = unused.len();
+        for mut old in unused.into_iter().filter_map(Arc::into_inner) {
+            old.keys.drain().for_each(|_| turns::step());
         }
-        let mut pause = FIRST_LOOK;
-        loop {
-            let mut waiting = self.0.lock();
-            // Nobody can get hold of one that only this list has.
-            let free = |old: &mut Arc<Snapshot>| Arc::strong_count(old) == 1;
-            let freed: Vec<_> = waiting.snapshots.extract_if(.., free).collect();
-            if waiting.snapshots.is_empty() {
-                waiting.attended = false;
-            }
-            let done = waiting.snapshots.is_empty();
-            drop(waiting);
-            for mut old in freed.into_iter().filter_map(Arc::into_inner) {
-                old.keys.drain().for_each(|_| turns::step());
-            }
-            if done {
-                return;
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LAST_LOOKS);
-        }
+        freed
     }
 }
 

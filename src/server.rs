@@ -12,6 +12,7 @@ use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
+use crate::reloader::Reloader;
 use crate::sockets::{self, Sockets};
 use crate::state::{self, Gateway, Running};
 use crate::systemd::Notifier;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -142,6 +144,8 @@ async fn serve(
         sockets::Problem::NotGiven(error) => StartError::Upgrade(error),
     })?;
     let mut signals = Signals::install().map_err(|error| StartError::System(error.to_string()))?;
+    let reloader = Reloader::start(gateway.clone(), Handle::current())
+        .map_err(|error| StartError::System(error.to_string()))?;
     let (stop, stopping) = watch::channel(false);
     let proxy = Arc::new(data_plane(gateway));
     let patience = Patience { header: snapshot.server.header_timeout };
@@ -162,7 +166,7 @@ async fn serve(
     // Stays up during a drain, so that it can be watched; after a hand-over the new process is asked.
     let (admin_stop, admin_stopping) = watch::channel(false);
     let admin = Listening { socket: sockets.admin.socket, tls: None };
-    let api = Arc::new(AdminApi::new(gateway.clone()));
+    let api = Arc::new(AdminApi::new(gateway.clone(), reloader.clone()));
     tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
     tokio::spawn(housekeeping::prune(gateway.clone()));
     tokio::spawn(housekeeping::follow_keys(gateway.clone()));
@@ -178,7 +182,7 @@ async fn serve(
     drop(snapshot);
     let watchdog = tokio::spawn(housekeeping::watchdog(gateway.clone()));
 
-    let how = signals.wait(gateway, &sockets.next).await;
+    let how = signals.wait(gateway, &reloader, &sockets.next).await;
     // As long as one of these is open, connections would queue up that nobody accepts.
     drop(sockets.next);
     let grace = match how {
@@ -287,6 +291,7 @@ impl Signals {
     async fn wait(
         &mut self,
         gateway: &Arc<Gateway>,
+        reloader: &Reloader,
         sockets: &Arc<Vec<(String, OwnedFd)>>,
     ) -> Stop {
         loop {
@@ -294,7 +299,7 @@ impl Signals {
                 _ = self.hangup.recv() => {
                     // Many keys, or a file system that hangs, are no reason not to end.
                     tokio::select! {
-                        _ = gateway.reload_aside() => continue,
+                        _ = reloader.reload() => continue,
                         _ = self.terminate.recv() => return Stop::Drain,
                         _ = self.interrupt.recv() => return Stop::Now,
                     }

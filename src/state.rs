@@ -7,7 +7,7 @@ use crate::config::snapshot::OnFailure;
 use crate::keyring::Keyring;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
-use crate::memory::{self, Memory};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::plan::health::HealthTable;
 use crate::reload::Live;
@@ -15,7 +15,6 @@ use crate::resolve::Resolver;
 use crate::roster::Roster;
 use crate::scope::ScopeKind;
 use crate::systemd::Notifier;
-use crate::turns;
 use ahash::AHashMap;
 use chrono::Utc;
 use parking_lot::Mutex;
@@ -25,15 +24,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 /// Teams, users and keys whose accounts are read ahead, at most. All others are read when they
 /// are first charged.
 const MOST_WARMED: u64 = 10_000;
-
-/// How much less of the processor a reload gets than requests: a third of what a thread of theirs
-/// gets, where there is not enough for all (sched(7)).
-const NICE: i32 = 5;
 
 /// The process, as requests and the admin listener see it.
 pub struct Gateway {
@@ -134,30 +129,6 @@ impl Gateway {
         let rate = Arc::new(TokenRate::default());
         rates.insert(model.to_owned(), rate.clone());
         rate
-    }
-
-    /// As [`Gateway::reload`], on a thread of its own that gets less of the processor than
-    /// requests do, in short turns: loading many keys beside them would make them wait. `None`: it came to no end.
-    pub async fn reload_aside(self: &Arc<Self>) -> Option<Result<u64, Vec<String>>> {
-        let (answer, answered) = oneshot::channel();
-        let (gateway, runtime) = (self.clone(), Handle::current());
-        let work = move || {
-            // For this thread only, and for good: so each reload has a new one.
-            let _ = rustix::process::setpriority_process(None, NICE);
-            turns::take();
-            let _context = runtime.enter();
-            let result = gateway.reload();
-            let retired = gateway.live.retired.clone();
-            drop(gateway);
-            let _ = answer.send(result);
-            retired.free();
-            memory::give_back();
-        };
-        let thread = std::thread::Builder::new().name("tollbar-reload".to_owned()).spawn(work);
-        if let Err(error) = thread {
-            log::error!("no reload without a thread: {error}");
-        }
-        answered.await.ok()
     }
 
     /// Reloads the configuration, with metrics and a log line. Blocks: a million keys take more

@@ -6,6 +6,7 @@ pub mod reports;
 
 use crate::config::snapshot::Snapshot;
 use crate::reload::Outcome;
+use crate::reloader::Reloader;
 use crate::secret::sha256;
 use crate::state::Gateway;
 use crate::units::NanoUsd;
@@ -22,12 +23,13 @@ use subtle::ConstantTimeEq;
 /// Answers admin requests.
 pub struct AdminApi {
     gateway: Arc<Gateway>,
+    reloader: Reloader,
 }
 
 impl AdminApi {
     /// Over this state.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        AdminApi { gateway }
+    pub fn new(gateway: Arc<Gateway>, reloader: Reloader) -> Self {
+        AdminApi { gateway, reloader }
     }
 
     async fn answer(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
@@ -156,7 +158,7 @@ impl AdminApi {
     }
 
     async fn reload(&self) -> Response<Vec<u8>> {
-        match self.gateway.reload_aside().await {
+        match self.reloader.reload().await {
             Some(Ok(generation)) => json_answer(200, &json!({"generation": generation})),
             Some(Err(problems)) => json_answer(
                 400,
@@ -180,6 +182,7 @@ impl AdminApi {
             "version": env!("CARGO_PKG_VERSION"),
             "generation": snapshot.generation,
             "config_hash": snapshot.hash,
+            "old_configurations": gateway.live.retired.count(),
             "uptime_seconds": gateway.started.elapsed().as_secs(),
             "draining": gateway.is_draining(),
             "requests_running": gateway.running.count(),

@@ -261,28 +261,33 @@ async fn a_broken_file_changes_nothing_and_is_told() {
     assert_eq!(status(&server).await["last_reload_problems"], json!([]));
 }
 
-/// Nothing keeps a configuration that nobody uses any more, and perhaps a million keys with it:
-/// the thread that frees it comes to its end.
+/// A configuration is kept as long as a request that began with it runs, and no longer: perhaps a
+/// million keys would be kept with it.
 #[tokio::test]
 async fn what_was_in_force_before_is_freed() {
     let provider = provider();
     let good = config_of(&head(), &provider, "", &model("gpt", "sim-gpt", ""));
     let server = Server::start(&good);
-    let http = client();
-    let ask = || post(&http, server.url("/v1/chat/completions"), chat("gpt").to_string());
-    assert_eq!(ask().await.status(), 200);
-    for generation in 2..4 {
-        assert_eq!(reload(&server).await.0, 200);
-        assert_eq!(ask().await.headers()["x-tollbar-config"], generation.to_string().as_str());
-    }
-    let tasks = format!("/proc/{}/task", server.pid());
-    let waits = || {
-        std::fs::read_dir(&tasks).unwrap().flatten().any(|task| {
-            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            name.trim() == "tollbar-reload"
-        })
+    let gate = Gate::new();
+    let script = Script { gate: Some(gate.clone()), ..Script::default() };
+    provider.script("sim-gpt", vec![script]);
+    let url = server.url("/v1/chat/completions");
+    let waiting =
+        tokio::spawn(async move { post(&client(), url, chat("gpt").to_string()).await.status() });
+    assert!(provider.wait_for(1, Duration::from_secs(10)).await);
+    let until = Instant::now() + Duration::from_secs(10);
+    let left = async |n: u64| {
+        while status(&server).await["old_configurations"] != n {
+            assert!(Instant::now() < until, "{n} were to be left");
+        }
     };
-    eventually(Duration::from_secs(10), || !waits()).await;
+    for _ in 0..3 {
+        assert_eq!(reload(&server).await.0, 200);
+    }
+    left(1).await;
+    gate.open();
+    assert_eq!(waiting.await.unwrap(), 200);
+    left(0).await;
 }
 
 /// A reload that hangs, here on a secret that nobody writes, holds up nothing else.
