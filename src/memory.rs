@@ -108,6 +108,18 @@ fn group_limit(groups: &str, mounted: &Path) -> Option<u64> {
     least
 }
 
+/// Has the process's memory come in the system's small pages only, as far as the system allows.
+///
+/// The allocator asks for transparent huge pages. With them resident memory goes up by 2 MiB
+/// wherever something new is touched, and what is freed in between isn't given back: 41 MiB
+/// instead of 25 at the peak of load test `small`, for the same CPU time per request.
+pub fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        log::debug!("huge pages stay: {error}");
+    }
+}
+
 /// Asks the allocator to give back what this thread has freed, and what nobody owns.
 pub fn give_back() {
     // SAFETY: `mi_collect` takes no pointer and may be called from any thread at any time.

@@ -102,6 +102,7 @@ pub struct Ready {
 /// # Errors
 /// When it can't start. Nothing has been served then.
 pub fn run(options: Options) -> Result<(), StartError> {
+    memory::use_small_pages();
     let (live, warnings) =
         Live::start(options.source, options.environment).map_err(StartError::Config)?;
     // A large file has passed through memory, and will not be needed again.

@@ -32,6 +32,21 @@ async fn until(server: &Server, status: u16) -> reqwest::Response {
     }
 }
 
+/// Huge pages would have it grow by 2 MiB at a time.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn memory_comes_in_small_pages() {
+    let provider = provider();
+    let server = Server::start(&with_memory(&provider, "none"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", server.pid())).unwrap();
+    let huge = maps.lines().filter_map(|line| line.strip_prefix("AnonHugePages:"));
+    let huge: u64 =
+        huge.map(|size| size.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()).sum();
+    assert!(huge <= 4096, "{huge} KiB, more than before the start");
+}
+
 #[tokio::test]
 async fn over_the_watermark_only_what_runs_goes_on() {
     let provider = provider();

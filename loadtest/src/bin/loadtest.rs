@@ -70,7 +70,7 @@ fn run(arguments: Arguments) -> Result<bool, LoadError> {
     let scenarios = chosen(&arguments)?;
     let binaries = binaries(arguments.tollbar.as_deref())?;
     let options = Options {
-        seconds: if arguments.quick { 1.2 } else { arguments.seconds },
+        seconds: if arguments.quick { 0.8 } else { arguments.seconds },
         rounds: if arguments.quick { 2 } else { arguments.rounds },
         quick: arguments.quick,
         minutes: arguments.minutes,

@@ -124,8 +124,11 @@ impl Harness {
     /// so, and the others go on.
     pub fn run(&mut self, scenarios: &[&Scenario]) -> Vec<Section> {
         let mut sections = Vec::new();
+        let seconds = self.options.seconds;
         for scenario in scenarios {
             eprintln!("running {} …", scenario.name);
+            // Some need longer rounds; not those after them.
+            self.options.seconds = seconds;
             let mut section = (scenario.run)(self, scenario.name).unwrap_or_else(|error| {
                 let check =
                     super::section::Check::at_most("the scenario ran to its end", None, 1.0);
