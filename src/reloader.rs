@@ -1,9 +1,8 @@
 //! The thread that reloads the configuration, and frees the ones before.
 //!
 //! It gets less of the processor than requests do, in short turns: loading many keys beside them
-//! would make them wait. There is one for as long as the process lives, so that a configuration
-//! goes where an older one has left room. With a thread for each reload, those that serve took over
-//! the half-empty pages it left, and resident memory rose by a MiB or two at every other reload.
+//! would make them wait. There is one for as long as the process lives: it can't be missing when it
+//! is needed, and what it has freed is where the next configuration goes.
 
 use crate::memory;
 use crate::state::Gateway;
