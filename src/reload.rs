@@ -4,8 +4,13 @@ use crate::config::{self, Environment, Invalid, Loaded, Problem, snapshot::Snaps
 use crate::turns;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Why a reload was refused that panicked.
+const BUG: &str =
+    "a bug in Tollbar ended the reload: please report the panic in the log before this";
 
 /// Where a configuration comes from.
 pub enum Source {
@@ -78,11 +83,14 @@ impl Live {
     pub fn reload(&self) -> Result<Arc<Snapshot>, Vec<String>> {
         let _turn = self.reloading.lock();
         let old = self.current.load_full();
-        let loaded = match read(&self.source, self.environment.as_ref(), Some(&old)) {
-            Ok(loaded) => loaded,
-            Err(invalid) => {
+        let read = || read(&self.source, self.environment.as_ref(), Some(&old));
+        let loaded = match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(invalid)) => {
                 return Err(self.refuse(invalid.problems.iter().map(ToString::to_string).collect()));
             }
+            // Who asked, systemd among them, must not wait for ever.
+            Err(_) => return Err(self.refuse(vec![BUG.to_owned()])),
         };
         let fixed = needs_restart(&old, &loaded.snapshot);
         if !fixed.is_empty() {
@@ -211,5 +219,30 @@ keys: []
             assert_eq!(reload.join().unwrap().unwrap(), 2);
             assert!(free, "a worker thread that asks for the status would stand still");
         });
+    }
+
+    /// Can be read once only.
+    #[derive(Default)]
+    struct Broken(AtomicBool);
+
+    impl Environment for Broken {
+        fn var(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn read(&self, _: &Path) -> std::io::Result<String> {
+            assert!(!self.0.swap(true, Ordering::Relaxed), "a bug");
+            Ok(TEXT.to_owned())
+        }
+    }
+
+    #[test]
+    fn a_reload_that_panics_is_refused() {
+        let source = Source::File("tollbar.yaml".into());
+        let (live, _) = Live::start(source, Box::new(Broken::default())).unwrap();
+        assert_eq!(live.reload().unwrap_err(), [BUG]);
+        assert_eq!(live.last().problems, [BUG], "the status says it too");
+        assert_eq!(live.peek().generation, 1, "the old configuration stays");
+        assert_eq!(live.reload().unwrap_err(), [BUG], "the next one is not locked out");
     }
 }

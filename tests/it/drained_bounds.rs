@@ -32,6 +32,26 @@ async fn a_drained_answer_takes_no_memory() {
     }
 }
 
+/// A request's deadline is that of its draining too.
+#[tokio::test]
+async fn an_answer_that_does_not_begin_is_drained_until_the_deadline() {
+    let provider = provider();
+    let server = start(&(config(&provider, DRAIN, "") + "attempts: { deadline: 1s }\n"));
+    for (left, name) in (1..).zip(["h1", "h2"]) {
+        provider.clear();
+        let gate = Gate::new();
+        provider.script(&format!("sim-{name}"), vec![scripted(&gate)]);
+        ask_and_leave(&server, &provider, left == 2, &chat(name), &gate).await;
+        seen_leaving(&server, left).await;
+        let line = server.log(2 * left - 1).await.pop().unwrap();
+        assert_eq!((&line["status"], &line["client_gone"]), (&json!(499), &json!(true)), "{line}");
+        let row = only_row(&server, &line).await;
+        assert_eq!(row["outcome"], "deadline", "upstream {name}: {row}");
+        assert_eq!(provider.requests().len(), 1, "{line}");
+        at_rest(&server, &provider).await;
+    }
+}
+
 /// The most memory that the process has had, in bytes.
 fn peak(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();

@@ -41,7 +41,7 @@ impl Place {
     }
 }
 
-/// Writes `<date>-<commit>.md` and `.json` into a directory; returns the first one's path.
+/// Writes `<date>-<time>-<commit>.md` and `.json` into a directory; returns the first one's path.
 ///
 /// # Errors
 /// When they can't be written.
@@ -49,7 +49,7 @@ pub fn write(sections: &[Section], command: &str, dir: &Path) -> Result<PathBuf,
     let place = Place::here();
     let now = chrono::Utc::now();
     let dirty = if place.dirty { "-dirty" } else { "" };
-    let stem = format!("{}-{}{dirty}", now.format("%Y-%m-%d-%H%M"), place.commit);
+    let stem = format!("{}-{}{dirty}", now.format("%Y-%m-%d-%H%M%S"), place.commit);
     std::fs::create_dir_all(dir).map_err(system("creating the results' directory"))?;
     let markdown = dir.join(format!("{stem}.md"));
     let failed = system("writing the results");
