@@ -6,7 +6,7 @@ CARGO ?= cargo
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: run test unit sdk bench loadtest fmt lint doc tools clean
+.PHONY: run test unit sdk bench loadtest release fmt lint doc tools clean
 
 ## run: from a fresh clone to an answered request, with no key and no network
 run: tools
@@ -41,6 +41,10 @@ loadtest: tools
 	$(CARGO) build --release --package tollbar --bins
 	$(CARGO) build --release --package tollbar-loadtest --bins
 	target/release/loadtest $(ARGS)
+
+## release: the fastest binary, target/trained/release/tollbar, built for what the load tests do
+release: tools
+	CARGO="$(CARGO)" ./build/release.sh
 
 fmt:
 	$(CARGO) fmt --all

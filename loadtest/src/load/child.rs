@@ -1,4 +1,4 @@
-//! A child process, pinned, and killed when it is dropped.
+//! A child process, pinned, and ended when it is dropped.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::error::{LoadError, system};
 use super::sys;
 
 /// How often a child is looked at while it starts.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// How long it may take to end when it is interrupted; then it is killed.
+const END: Duration = Duration::from_secs(5);
 
 /// A process that was started here.
 pub(crate) struct Child {
@@ -106,8 +111,14 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        // What measures it from within, a compiler's profile for one, is written when it ends.
+        if !self.has_ended() {
+            sys::signal(self.pid(), Signal::INT);
+        }
+        if !self.wait_end(END) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
     }
 }
 

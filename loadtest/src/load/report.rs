@@ -59,6 +59,16 @@ pub fn write(sections: &[Section], command: &str, dir: &Path) -> Result<PathBuf,
     Ok(markdown)
 }
 
+/// How this and what it measures were built.
+fn build() -> &'static str {
+    if cfg!(debug_assertions) {
+        "built without optimisation: these figures say nothing about speed"
+    } else {
+        // Set by build/release.sh.
+        option_env!("TOLLBAR_BUILD").unwrap_or("built by `cargo build --release`")
+    }
+}
+
 fn text(
     sections: &[Section],
     place: &Place,
@@ -68,17 +78,15 @@ fn text(
     let dirty = if place.dirty { ", with uncommitted changes" } else { "" };
     let mut text = format!(
         "# Load test, {}\n\n\
-         - {} cores of {}, {} GiB, Linux {}\n- commit {}{dirty}\n- `{command}`\n\n",
+         - {} cores of {}, {} GiB, Linux {}\n- commit {}{dirty}\n- `{command}`, {}\n\n",
         now.format("%Y-%m-%d %H:%M UTC"),
         place.cores,
         place.cpu,
         place.memory_gib,
         place.kernel,
         place.commit,
+        build(),
     );
-    if cfg!(debug_assertions) {
-        text += "Built without optimisation: these figures say nothing about speed.\n\n";
-    }
     for part in sections {
         text += &table::section(part);
         text.push('\n');
@@ -96,6 +104,7 @@ fn data(
         "at": now.to_rfc3339(),
         "commit": place.commit,
         "dirty": place.dirty,
+        "build": build(),
         "command": command,
         "machine": {
             "cores": place.cores,

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Builds the fastest binaries, into target/trained/release: the load tests drive instrumented ones
+# first, and the compiler then knows which way requests go (profile-guided optimisation).
+#
+# Builds everything twice: some 25 minutes on 2 cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+target=$PWD/target/trained
+profiles=$target/profiles
+scenarios=small,small-off,small-h2,body-4k,body-100k,embeddings,stream,stream-h2,disconnects,failover
+
+# LLVM's tool for profiles: the toolchain's own, or a system's that reads its format. Looked for
+# before the long build, tried after it.
+host=$(rustc -vV | sed -n 's/^host: //p')
+own=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
+if [ ! -x "$own" ] && command -v rustup >/dev/null 2>&1; then
+  rustup component add llvm-tools >/dev/null 2>&1 || true
+fi
+tools=()
+[ ! -x "$own" ] || tools+=("$own")
+while read -r tool; do tools+=("$tool"); done < <(compgen -c llvm-profdata | sort -Vru)
+if [ ${#tools[@]} = 0 ]; then
+  echo "llvm-profdata is missing: run \`rustup component add llvm-tools\`, or install your system's newest llvm" >&2
+  exit 1
+fi
+
+export TOLLBAR_BUILD='built by `make release`' # the reports say so
+build() {
+  for package in tollbar tollbar-loadtest; do
+    RUSTFLAGS="${RUSTFLAGS:-} $1" "$cargo" build --release --target-dir "$target" \
+      --package "$package" --bins
+  done
+}
+
+rm -rf "$profiles"
+build "-Cprofile-generate=$profiles"
+rm -rf "$profiles" # what build scripts and macros left
+mkdir -p "$profiles"
+# Exit code 1: it ran, and instrumented binaries miss the targets.
+"$target/release/loadtest" --scenario "$scenarios" --seconds 2 --rounds 1 \
+  --results "$target/results" || [ $? = 1 ]
+
+merged=$target/merged.profdata
+for tool in "${tools[@]}"; do
+  if "$tool" merge --sparse -o "$merged" "$profiles"/*.profraw; then break; fi
+  rm -f "$merged"
+done
+if [ ! -e "$merged" ]; then
+  echo "no llvm-profdata here reads what $(rustc --version) writes: ${tools[*]}" >&2
+  exit 1
+fi
+# A profile of other processes only would optimise nothing, and say nothing.
+if ! "$tool" show --all-functions "$merged" | grep 7tollbar5proxy >/dev/null; then
+  echo "the load tests left no profile of tollbar in $profiles" >&2
+  exit 1
+fi
+build "-Cprofile-use=$merged"
+echo "built: $target/release/tollbar"
+echo "measure it beside a yardstick built the same way: $target/release/loadtest --quick"
