@@ -15,7 +15,8 @@ scenarios=small,small-off,small-h2,body-4k,body-100k,embeddings,stream,stream-h2
 host=$(rustc -vV | sed -n 's/^host: //p')
 own=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 if [ ! -x "$own" ] && command -v rustup >/dev/null 2>&1; then
-  rustup component add llvm-tools >/dev/null 2>&1 || true
+  echo "llvm-profdata is missing; installing rustup's llvm-tools" >&2
+  rustup component add llvm-tools || true # perhaps the system has one
 fi
 tools=()
 [ ! -x "$own" ] || tools+=("$own")
