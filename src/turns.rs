@@ -45,9 +45,38 @@ pub fn pause() {
     }
 }
 
+/// Lets others go first, for so long and no longer: who is asked to hurry doesn't starve.
+#[derive(Debug, Clone, Copy)]
+pub struct Courtesy {
+    until: Instant,
+}
+
+impl Courtesy {
+    /// From now on, for this long.
+    pub fn lasting(patience: Duration) -> Courtesy {
+        Courtesy { until: Instant::now() + patience }
+    }
+
+    /// Between two pieces of work: whoever waits for this processor has it first. Returns whether
+    /// it was offered.
+    pub fn offer(self) -> bool {
+        let patient = Instant::now() < self.until;
+        if patient {
+            std::thread::yield_now();
+        }
+        patient
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn courtesy_ends() {
+        assert!(Courtesy::lasting(Duration::from_secs(60)).offer());
+        assert!(!Courtesy::lasting(Duration::ZERO).offer());
+    }
 
     #[test]
     fn only_a_thread_that_takes_turns_rests() {

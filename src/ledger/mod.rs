@@ -8,7 +8,7 @@
 //! | event | lost |
 //! |---|---|
 //! | kill of the process | nothing. An attempt that was running is booked at its worst case |
-//! | power cut | rows of the last moments, usually some 50 ms. What their attempts may have cost stays reserved in the accounts, by the leases |
+//! | power cut | rows of the last moments, usually some 150 ms. What their attempts may have cost stays reserved in the accounts, by the leases |
 //! | disk full, database locked | nothing; [`Ledger::healthy`] says no, rows wait in memory and in the journal |
 
 mod attempts;

@@ -6,6 +6,7 @@ use super::journal::{Journal, Queued};
 use super::lease::{self, Booking, Known};
 use super::reconcile;
 use super::store::{LeaseAsk, LeaseDone};
+use crate::turns::Courtesy;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -15,7 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the first row of a batch waits for others. In that time their makers wake nobody.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(100);
+
+/// How long a batch lets requests go first, row by row: a millisecond of rows in one go is a
+/// millisecond that a request on the same processor may have to wait. A batch that takes longer
+/// is behind, and hurries.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long the thread sleeps when there is nothing to do, or the database refuses.
 const IDLE: Duration = Duration::from_millis(250);
@@ -182,7 +188,12 @@ impl Writer {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.known.refresh(&transaction)?;
         let mut booking = Booking::default();
+        let courtesy = Courtesy::lasting(PATIENCE);
         for queued in &batch.rows {
+            // One of the commands is that there are rows again.
+            if !batch.is_urgent() && self.commands.len() <= 1 {
+                courtesy.offer();
+            }
             if attempts::insert(&transaction, &queued.row)? {
                 booking.add(&self.known, &queued.row, &queued.accounts);
             }
