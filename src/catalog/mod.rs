@@ -11,7 +11,7 @@ mod row;
 mod tests;
 
 pub use host::provider_of;
-pub use price::{Price, Rates, Service, Step, Units};
+pub use price::{Price, Rates, Service, Step, Units, most_seconds};
 
 use ahash::AHashMap;
 use chrono::NaiveDate;

@@ -153,14 +153,14 @@ impl Price {
     }
 
     /// The most that a request's units can come to: so many images, `bytes` of text to be spoken
-    /// or of sound to be heard (500 bytes a second is the slowest codec's rate), and searches.
+    /// or of sound to be heard, and searches.
     pub fn units_worst(&self, images: u64, bytes: u64, searches: u64) -> NanoUsd {
         let each = |count: u64, price: Option<NanoUsd>| {
             NanoUsd(count.saturating_mul(price.unwrap_or_default().0))
         };
         each(images, self.per_image)
             .saturating_add(each(bytes, self.per_character))
-            .saturating_add(each(bytes / 500 + 1, self.per_second))
+            .saturating_add(each(most_seconds(bytes), self.per_second))
             .saturating_add(each(searches, self.per_search))
     }
 
@@ -293,6 +293,11 @@ fn ratio(kind: u64, of: u64, base: u64) -> u64 {
     }
     let scaled = (u128::from(kind) * u128::from(of)).div_ceil(u128::from(base));
     u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+/// How many seconds so many bytes of sound can last: the slowest codec makes 500 bytes a second.
+pub fn most_seconds(bytes: u64) -> u64 {
+    bytes / 500 + 1
 }
 
 /// Picodollars to nano-dollars, rounded up.

@@ -117,7 +117,8 @@ pub fn makes_output(endpoint: Endpoint) -> bool {
 
 /// How many answers are generated, each with an output of its own.
 pub fn answers(fields: &Fields) -> u64 {
-    fields.n.unwrap_or(1).max(fields.best_of.unwrap_or(1)).max(1)
+    let each = fields.n.unwrap_or(1).max(fields.best_of.unwrap_or(1)).max(1);
+    each.saturating_mul(fields.prompts.unwrap_or(1).max(1))
 }
 
 fn count(gateway: &Gateway, refusal: &Refusal) {

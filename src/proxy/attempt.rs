@@ -23,8 +23,9 @@ use pingora_core::upstreams::peer::HttpPeer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many dead pooled connections one request may run into before that counts as a failure.
-const MAX_STALE: u32 = 8;
+/// How many dead pooled connections one request may run into before that counts as a failure. The
+/// next try has a connection of its own, so that one is enough.
+const MAX_STALE: u32 = 1;
 
 /// A 429 that says nothing about when to come back is left alone for this long.
 const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
@@ -112,7 +113,8 @@ struct Next {
 /// The candidate to try now, if the bounds of the attempt loop leave one: the first in the plan
 /// that is neither cooling down nor left alone, and whose provider takes our credential.
 fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
-    let made = u32::try_from(call.done.len()).unwrap_or(u32::MAX);
+    // What seemed never to have been sent may have been.
+    let made = u32::try_from(call.done.len()).unwrap_or(u32::MAX).saturating_add(call.stale);
     let now = Instant::now();
     if made >= newest.attempts.max || now >= call.deadline {
         return None;
@@ -189,7 +191,9 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     };
     call.control.discard_answer();
     call.closing = attempt.relay.as_ref().map_or(b"", |relay| relay.meter.closing());
-    if failure == Failure::Stale && call.stale < MAX_STALE && !pointless {
+    let made = call.done.len() as u64 + u64::from(call.stale) + 1;
+    let more = made < u64::from(gateway.live.peek().attempts.max);
+    if failure == Failure::Stale && call.stale < MAX_STALE && more && !pointless {
         // It never carried a request: not an attempt, and nobody's failure. Only where no other
         // connection takes its place does it stay on record.
         call.stale += 1;

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 /// How often an SDK says it has repeated the request.
 static RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-/// A pooled connection that was dead shows it within a round trip or two. One that breaks later
-/// has carried the request, which may be billed: that is an attempt like any other.
-const STALE_WITHIN: Duration = Duration::from_secs(1);
+/// A pooled connection that was dead shows it within a round trip, to wherever. One that breaks
+/// later has carried the request, which may be billed: that is an attempt like any other.
+const STALE_WITHIN: Duration = Duration::from_millis(200);
 
 /// No connection came about.
 pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {

@@ -134,7 +134,11 @@ impl CustomSession for HeldSession {
         self.inner.write_response_trailers(trailers).await
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        // Of an answer that is yet to come the client hears nothing: it may come from elsewhere.
+        tasks.retain(
+            |task| !matches!(task, HttpTask::Header(header, _) if header.status.is_informational()),
+        );
         let tasks = match self.control.pass(tasks) {
             Pass::On(tasks) if tasks.is_empty() => return Ok(false),
             Pass::On(tasks) => tasks,

@@ -10,6 +10,7 @@ use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::units::{Dialect, Tier};
 use crate::wire::route::{self, Endpoint, Route};
+use crate::wire::route_path::decode_id;
 use http::Method;
 use pingora_http::RequestHeader;
 use std::sync::Arc;
@@ -105,15 +106,25 @@ fn target(provider: &Provider, path: &str, header: &RequestHeader) -> Result<Str
                 "the query has characters that must be encoded.",
             ));
         }
-        // Google's clients may put the key there: it is ours, not the provider's.
         let kept: Vec<&str> =
-            query.split('&').filter(|pair| !pair.starts_with("key=") && !pair.is_empty()).collect();
+            query.split('&').filter(|pair| !pair.is_empty() && is_forwarded(pair)).collect();
         if !kept.is_empty() {
             target.push('?');
             target.push_str(&kept.join("&"));
         }
     }
     Ok(target)
+}
+
+/// Whether a parameter may go on to the provider. Google's clients may put a key there: it is ours,
+/// not the provider's. What selects parts of an answer would leave out its usage, and Google's
+/// parameters of every API (`$…`) can also make another call of it.
+fn is_forwarded(pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    // One that can't be decoded is not what any of these look like to a server.
+    let name = decode_id(name).unwrap_or_default();
+    !name.starts_with('$')
+        && !["key", "access_token", "oauth_token", "fields"].contains(&name.as_str())
 }
 
 /// A model made up for one request: this provider's, at its own price.

@@ -13,7 +13,7 @@ use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use std::time::Instant;
@@ -69,6 +69,14 @@ fn classify(status: u16) -> Class {
 /// When the answer means "try elsewhere"; the running attempt then holds the reason.
 pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()> {
     let status = header.status.as_u16();
+    if header.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked for that: what comes would be no answer.
+        let attempt = exchange.call.as_mut().and_then(|call| call.current.as_mut());
+        if let Some(attempt) = attempt {
+            attempt.failure = Some(Failure::Broken("it switched protocols".into()));
+        }
+        return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+    }
     if header.status.is_informational() {
         return Ok(());
     }

@@ -1,12 +1,12 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
 use super::attempt::{judge, on_trial, unbilled};
-use super::exchange::{Attempt, AttemptRecord, BodyFields, Exchange, Failure};
+use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure};
 use super::{admit, worst};
 use crate::access_log::Entry;
-use crate::catalog::{Service, Units};
+use crate::catalog::{Service, Units, most_seconds};
 use crate::faults;
-use crate::ledger::Row;
+use crate::ledger::{MAX_COST, Row};
 use crate::metrics::Metrics;
 use crate::state::Gateway;
 use crate::units::{NanoUsd, Usage, UsageSource};
@@ -75,7 +75,7 @@ pub fn attempt_failed(
         book(gateway, exchange, &attempt, Some(failure))
     } else {
         let mut record = unbilled(&attempt, failure);
-        presume(&attempt, &mut record);
+        presume(exchange, &attempt, &mut record);
         count(gateway, exchange, &attempt, &record);
         record
     };
@@ -91,7 +91,7 @@ pub fn attempt_failed(
 
 /// A request that was sent and never answered may have been worked on, and be billed: its input
 /// is booked as an estimate.
-fn presume(attempt: &Attempt, record: &mut AttemptRecord) {
+fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
     let may_have_run = matches!(
         record.failure,
         Some(
@@ -100,17 +100,47 @@ fn presume(attempt: &Attempt, record: &mut AttemptRecord) {
                 | Failure::FirstToken
                 | Failure::Deadline
                 | Failure::ClientGone
+                | Failure::Stale
         )
     );
     if may_have_run && record.status.is_none() {
         record.usage.input = Some(tokens(attempt.body.len() as u64));
         record.source = UsageSource::Estimated;
-        record.cost = attempt.candidate.target.price.cost(&record.usage);
+        let mut units = Units::default();
+        if let Some(call) = &exchange.call {
+            // What is made by the piece is made whole, whoever waits for it.
+            units = self::units(exchange);
+            record.usage.output = pictures(call, attempt);
+            hear(call, attempt, record);
+        }
+        let price = &attempt.candidate.target.price;
+        record.cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
+    }
+}
+
+/// Tokens of the pictures that were asked for, where their maker says how many those are.
+fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
+    if call.endpoint != Endpoint::ImageGenerations {
+        return None;
+    }
+    let each = worst::image_output(&attempt.candidate.target.model)?;
+    Some(each.saturating_mul(worst::answers(call)))
+}
+
+/// Sound whose seconds nobody told: as many as it can have, as they were held.
+fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
+    if call.endpoint.multipart()
+        && attempt.candidate.target.price.per_second.is_some()
+        && record.source == UsageSource::Estimated
+        && record.usage.duration_ms.is_none()
+    {
+        let seconds = most_seconds(attempt.body.len() as u64);
+        record.usage.duration_ms = Some(seconds.saturating_mul(1_000));
     }
 }
 
 fn correct_attempt(attempt: &mut Attempt, record: &AttemptRecord) {
-    let tokens = record.usage.input.unwrap_or(0) + record.usage.output.unwrap_or(0);
+    let tokens = record.usage.input.unwrap_or(0).saturating_add(record.usage.output.unwrap_or(0));
     attempt.limits.correct(tokens, Instant::now());
 }
 
@@ -142,9 +172,14 @@ fn book(
         if relay.status < 300 {
             let unreported = unreported(exchange, attempt, &report);
             (record.usage, record.source) =
-                consumed(&report, attempt, record.failure.as_ref(), unreported);
+                consumed(&report, exchange, attempt, record.failure.as_ref(), unreported);
+            if let Some(call) = &exchange.call {
+                hear(call, attempt, &mut record);
+            }
             let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
-            record.cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
+            let cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
+            let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
+            record.cost = worst::in_region(regional, cost).min(MAX_COST);
         } else if record.failure.is_none() {
             record.outcome = "relayed_error";
         }
@@ -244,6 +279,7 @@ fn service(told: Option<&str>) -> Service {
 /// What the attempt consumed: as reported where it was, else estimated from what went past.
 fn consumed(
     report: &Report,
+    exchange: &Exchange,
     attempt: &Attempt,
     failure: Option<&Failure>,
     unreported: u64,
@@ -251,7 +287,14 @@ fn consumed(
     let mut usage = report.usage;
     let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
-    let untold = streamed && usage.output.is_none() && report.text_bytes > 0;
+    let makes = exchange.call.as_ref().is_none_or(|call| admit::makes_output(call.endpoint));
+    // Of a stream text alone is counted: what was sent has used something. A whole answer has a
+    // frame, too, and may say nothing at all; but then it says so.
+    let untold = match usage.output {
+        None => makes && report.text_bytes > 0,
+        Some(0) => streamed && report.text_bytes > 0,
+        Some(_) => false,
+    };
     if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }

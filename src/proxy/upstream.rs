@@ -19,6 +19,7 @@ use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes that a socket takes at once, whatever its peer does: Linux begins with 16 KiB.
@@ -29,7 +30,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
-const NOT_FORWARDED: [&str; 20] = [
+const NOT_FORWARDED: [&str; 24] = [
     "host",
     "connection",
     "keep-alive",
@@ -50,6 +51,12 @@ const NOT_FORWARDED: [&str; 20] = [
     "x-real-ip",
     "x-request-id",
     "content-encoding",
+    // They make another call of it than the one that was let through …
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    // … or leave the usage out of the answer.
+    "x-goog-fieldmask",
 ];
 
 /// The client's bytes, with the fields changed that this target needs.
@@ -139,6 +146,11 @@ pub fn peer(
     hasher.write(provider.name.as_bytes());
     hasher.write_u8(0);
     hasher.write(provider.ca_file.as_ref().map_or(&[], |file| file.as_os_str().as_encoded_bytes()));
+    if call.stale > 0 {
+        // Where one pooled connection was dead others may be: this one is new.
+        static NEW: AtomicU64 = AtomicU64::new(1);
+        hasher.write_u64(NEW.fetch_add(1, Ordering::Relaxed));
+    }
     peer.group_key = hasher.finish();
     Ok(peer)
 }

@@ -37,6 +37,7 @@ pub struct Worst<'a> {
     output: u64,
     answers: u64,
     units: NanoUsd,
+    regional: bool,
 }
 
 impl<'a> Worst<'a> {
@@ -51,7 +52,14 @@ impl<'a> Worst<'a> {
         let input = input(call, model, target, exact);
         let searches = if marks(call).search { MOST_SEARCHES } else { 0 };
         let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
-        Some(Worst { target, input, output, answers: answers(call), units })
+        Some(Worst {
+            target,
+            input,
+            output,
+            answers: answers(call),
+            units,
+            regional: is_regional(call),
+        })
     }
 
     /// The most that it can cost.
@@ -88,8 +96,20 @@ impl<'a> Worst<'a> {
         let services = [Service::Standard, Service::Priority];
         let price = &self.target.price;
         let worst = services.map(|service| price.worst_case(self.input, output, service));
-        worst.into_iter().max().unwrap_or_default().saturating_add(self.units)
+        let worst = worst.into_iter().max().unwrap_or_default().saturating_add(self.units);
+        in_region(self.regional, worst)
     }
+}
+
+/// Whether the request wants to be served in a region of its choice.
+pub fn is_regional(call: &Call) -> bool {
+    call.endpoint == Endpoint::Messages
+        && matches!(&call.fields, BodyFields::Json(fields) if fields.regional)
+}
+
+/// A cost with what a region adds: a tenth of all token rates at Anthropic (`inference_geo`).
+pub fn in_region(regional: bool, cost: NanoUsd) -> NanoUsd {
+    if regional { NanoUsd(cost.0.saturating_add(cost.0.div_ceil(10))) } else { cost }
 }
 
 /// Whether output costs nothing here, as where sound or characters are billed instead.

@@ -5,7 +5,7 @@
 //! `meter` holds the result). Nothing is re-serialised.
 
 pub mod route;
-mod route_path;
+pub mod route_path;
 
 pub mod fault;
 pub mod json;

@@ -30,6 +30,10 @@ pub struct Fields {
     pub n: Option<u64>,
     /// Answers generated of which the best are returned; the greatest if repeated.
     pub best_of: Option<u64>,
+    /// Prompts that are answered each by its own (`prompt` as a list of them).
+    pub prompts: Option<u64>,
+    /// Anthropic's `inference_geo` names a region, which is dearer.
+    pub regional: bool,
     /// The client's own hint for prompt caching.
     pub prompt_cache_key: Option<String>,
     /// The end of the first user message: what comes before it tends to stay the same over a
@@ -126,7 +130,7 @@ pub fn scan(body: &[u8]) -> Result<Fields, ScanError> {
 
 /// Names that decide about routing and money. A server whose parser takes no notice of case (Go's
 /// does not) would read `Model` as `model`: such a spelling is refused.
-const GUARDED: [&str; 8] = [
+const GUARDED: [&str; 12] = [
     "model",
     "stream",
     "stream_options",
@@ -135,6 +139,10 @@ const GUARDED: [&str; 8] = [
     "max_output_tokens",
     "n",
     "best_of",
+    "prompt",
+    "background",
+    "models",
+    "fallbacks",
 ];
 
 /// Takes one top-level value.
@@ -160,6 +168,32 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             fields.best_of = fields.best_of.max(whole(cursor, "best_of")?);
             Ok(())
         }
+        "prompt" if cursor.peek() == Some(b'[') => {
+            fields.prompts = fields.prompts.max(prompts(cursor)?);
+            Ok(())
+        }
+        "background" if cursor.peek() == Some(b't') => Err(ScanError::field(
+            cursor.at(),
+            "background",
+            "must not be true: it is billed after its answer, where nothing meters it",
+        )),
+        // OpenRouter's, and LiteLLM's: their server would choose another model, at another price.
+        "models" if cursor.peek() != Some(b'n') => Err(ScanError::field(
+            cursor.at(),
+            "models",
+            "must be left out: which model comes next is configured",
+        )),
+        "fallbacks" if cursor.peek() != Some(b'n') => Err(ScanError::field(
+            cursor.at(),
+            "fallbacks",
+            "must be left out: which model comes next is configured",
+        )),
+        "speed" if cursor.peek() == Some(b'"') => fast(cursor),
+        "inference_geo" if cursor.peek() == Some(b'"') => {
+            let place = cursor.string()?.decode();
+            fields.regional |= place.as_deref() != Some("global");
+            Ok(())
+        }
         "prompt_cache_key" if cursor.peek() == Some(b'"') => {
             fields.prompt_cache_key = cursor.string()?.decode().map(|key| key.into_owned());
             Ok(())
@@ -174,6 +208,28 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             _ => cursor.value(1).map(drop),
         },
     }
+}
+
+/// Anthropic's fast mode has a price of its own, which no catalogue has.
+fn fast(cursor: &mut Cursor) -> Result<(), ScanError> {
+    let at = cursor.at();
+    match cursor.string()?.decode().as_deref() {
+        Some("standard") => Ok(()),
+        _ => {
+            Err(ScanError::field(at, "speed", "must be standard: other speeds have no known price"))
+        }
+    }
+}
+
+/// How many prompts a list has; `None` where it is one, of token numbers.
+fn prompts(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
+    let (mut count, mut numbers) = (0, false);
+    cursor.array(|cursor| {
+        count += 1;
+        numbers |= matches!(cursor.peek(), Some(b'-' | b'0'..=b'9'));
+        cursor.value(2).map(drop)
+    })?;
+    Ok((!numbers).then_some(count))
 }
 
 fn model(fields: &mut Fields, cursor: &mut Cursor) -> Result<(), ScanError> {

@@ -31,31 +31,70 @@ pub fn contents(body: &[u8]) -> Option<Contents> {
     walk(body, |_| {})
 }
 
+/// What the surroundings say of a value.
+#[derive(Clone, Copy, PartialEq)]
+enum Within {
+    /// The messages.
+    Content,
+    /// A picture: its data is not text.
+    Picture,
+    /// What a model or a tool wrote: text to its reader, whatever it looks like.
+    Written,
+}
+
+/// Members that hold what a model or a tool wrote, or the shape of it.
+const WRITTEN: [&str; 8] = [
+    "arguments",
+    "args",
+    "response",
+    "parameters",
+    "input_schema",
+    "schema",
+    "responseSchema",
+    "metadata",
+];
+
 /// The same, showing every piece of text to `see`.
 pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let mut found = Contents::default();
-    let mut left = vec![(&body, false)];
-    while let Some((value, picture)) = left.pop() {
+    let mut left = vec![(&body, Within::Content)];
+    while let Some((value, within)) = left.pop() {
         match value {
-            Value::String(text) if !is_data(text) => {
+            Value::String(text) if within == Within::Written || !is_data(text) => {
                 found.text += text.len() as u64;
                 see(text);
             }
-            Value::String(data) if !picture => found.data += data.len() as u64,
-            Value::Array(items) => left.extend(items.iter().map(|item| (item, picture))),
+            Value::String(data) if within == Within::Content => found.data += data.len() as u64,
+            // A token each, where they are token numbers.
+            Value::Number(number) => found.data += number.to_string().len() as u64,
+            Value::Array(items) => left.extend(items.iter().map(|item| (item, within))),
             Value::Object(members) => {
-                let shows = is_picture(members);
-                found.pictures += u64::from(shows && !picture);
+                let shows = within == Within::Content && is_picture(members);
+                found.pictures += u64::from(shows);
                 found.objects += 1;
                 found.text += members.keys().map(|name| name.len() as u64).sum::<u64>();
                 members.keys().for_each(|name| see(name));
-                left.extend(members.values().map(|member| (member, picture || shows)));
+                let used = is_tool_use(members);
+                left.extend(members.iter().map(|(name, member)| {
+                    let written = WRITTEN.contains(&name.as_str()) || (used && name == "input");
+                    match within {
+                        Within::Content if shows => (member, Within::Picture),
+                        Within::Content if written => (member, Within::Written),
+                        within => (member, within),
+                    }
+                }));
             }
             _ => {}
         }
     }
     Some(found)
+}
+
+/// Whether an object is a call of a tool, in Anthropic's and OpenAI's custom tools' form.
+fn is_tool_use(members: &serde_json::Map<String, Value>) -> bool {
+    let kind = members.get("type").and_then(Value::as_str).unwrap_or("");
+    kind.ends_with("tool_use") || kind.ends_with("tool_call")
 }
 
 /// Whether an object is a picture in one of the dialects: `{"type": "image…"}` or Gemini's
@@ -91,6 +130,26 @@ mod tests {
         let found = contents(body.to_string().as_bytes()).unwrap();
         assert_eq!((found.pictures, found.data), (3, 0));
         assert!(found.text < 400, "{found:?}");
+    }
+
+    #[test]
+    fn what_a_tool_was_given_is_text_whatever_it_looks_like() {
+        let long = "AbCdEfGh1".repeat(1_000);
+        for body in [
+            json!({"type": "tool_use", "input": {"type": "image", "x": long}}),
+            json!({"functionCall": {"args": {"mimeType": "image/png", "x": long}}}),
+            json!({"functionResponse": {"response": {"type": "image", "x": long}}}),
+        ] {
+            let found = contents(body.to_string().as_bytes()).unwrap();
+            assert_eq!((found.pictures, found.data), (0, 0), "{body}");
+            assert!(found.text > 9_000, "{body}");
+        }
+    }
+
+    #[test]
+    fn numbers_may_be_tokens() {
+        let body = json!({"prompt": [1, 22, 50_256]}).to_string();
+        assert_eq!(contents(body.as_bytes()).unwrap().data, 8);
     }
 
     #[test]

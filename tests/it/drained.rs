@@ -208,7 +208,7 @@ async fn no_attempt_begins_after_the_client_has_left() {
             false,
             true,
             "stale_connection",
-            "none",
+            "estimated",
         ),
         (
             Script { cut: Some(Cut::Headers), ..Script::default() },

@@ -20,6 +20,7 @@ mod hostile;
 mod keys;
 mod layers;
 mod limits;
+mod loopholes;
 mod memory;
 mod observability;
 mod mixed;

@@ -1,0 +1,437 @@
+//! Ways to have more than is held or booked: each was one once.
+
+use crate::raw::Raw;
+use crate::support::*;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tollbar_loadtest::provider::{Cut, Gate, Provider, Script};
+
+/// A million nano-dollars a token, each way, and units of a cent, at providers of all dialects.
+fn config(provider: &Provider) -> String {
+    let base = provider.base();
+    let price = "price: { input: 1000, output: 1000 }";
+    let target = |p: &str, more: &str| {
+        format!("{{ targets: [ {{ provider: {p}, model: sim, {price} }} ]{more} }}")
+    };
+    let bounded = ", max_output_tokens: 1000, context_window: 500000";
+    let unit = |what: &str| {
+        format!(
+            "{{ context_window: 1000, max_output_tokens: 1000, targets: [ {{ provider: p, model: {what}, price: {{ {what}: 0.01 }} }} ] }}"
+        )
+    };
+    format!(
+        "{}attempts: {{ max: 2 }}\nproviders:\n  \
+           p: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  \
+           a: {{ dialect: anthropic, base_url: \"{base}\" }}\n  \
+           g: {{ dialect: gemini, base_url: \"{base}\" }}\n\
+         breaker: {{ failures: 10000 }}\nmodels:\n  gpt: {}\n  claude: {}\n  gemini: {}\n  \
+         whisper: {}\n  speech: {}\n  pictures: {}\n",
+        head().replace("unlimited: true", "budgets: [ { usd: 5000, per: total } ]"),
+        target("p", bounded),
+        target("a", bounded),
+        target("g", bounded),
+        unit("per_second"),
+        unit("per_character"),
+        unit("per_image"),
+    )
+}
+
+/// Tokens held while the provider is asked.
+async fn held(server: &Server, provider: &Provider, path: &str, body: Value) -> u64 {
+    let gate = Gate::new();
+    provider.clear();
+    provider.set_default("*", Script { gate: Some(gate.clone()), ..Script::default() });
+    let sent = tokio::spawn(post_to(server.url(path), body));
+    assert!(provider.wait_for(1, Duration::from_secs(10)).await, "{path}");
+    let account = &admin(server, "/budgets").await["data"][0];
+    let held = nano(&account["held_usd"].to_string());
+    gate.open();
+    sent.await.unwrap();
+    held / 1_000_000
+}
+
+async fn post_to(url: String, body: Value) -> reqwest::Response {
+    post(&client(), url, body.to_string()).await
+}
+
+/// The row of a request that got this answer.
+async fn booked(
+    server: &Server,
+    provider: &Provider,
+    path: &str,
+    body: Value,
+    script: Script,
+) -> Value {
+    provider.clear();
+    provider.set_default("*", script);
+    let answer = post_to(server.url(path), body).await;
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let _ = answer.bytes().await;
+    row(server, &id).await
+}
+
+fn plain(body: &Value) -> Script {
+    Script { body: Some(body.to_string()), ..Script::default() }
+}
+
+/// A provider that takes each request over a connection that was used before, and hangs up, has
+/// it twice at most, and the second time over a new one.
+#[tokio::test]
+async fn a_connection_that_breaks_is_not_an_endless_second_chance() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let calls = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    tokio::spawn(async move {
+        for connection in 0_u32.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                let mut raw = Raw::over(stream);
+                while let Some((_, body)) = raw.request().await {
+                    seen.lock().unwrap().push(connection);
+                    if String::from_utf8_lossy(&body).contains("hang up") {
+                        return;
+                    }
+                    // All of them at once, each over a connection of its own.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    let answer = json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}).to_string();
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                        answer.len()
+                    );
+                    raw.send((head + &answer).as_bytes()).await;
+                }
+            });
+        }
+    });
+    let provider = provider();
+    let config = config(&provider).replace(&provider.base(), &format!("http://127.0.0.1:{port}"));
+    let server = Server::start(&config.replace("max: 2", "max: 3, same_target: 0"));
+    let good =
+        (0..12).map(|_| tokio::spawn(post_to(server.url("/v1/chat/completions"), chat("gpt"))));
+    for answer in good.collect::<Vec<_>>() {
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
+    server.log(12).await;
+    let before = std::mem::take(&mut *calls.lock().unwrap());
+    assert_eq!(before.len(), 12);
+    let mut body = chat("gpt");
+    body["messages"][0]["content"] = "hang up".into();
+    let answer = post_to(server.url("/v1/chat/completions"), body).await;
+    assert_eq!(answer.status(), 502);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let made = calls.lock().unwrap().clone();
+    assert_eq!(made.len(), 2, "{made:?}");
+    assert!(before.contains(&made[0]) && !before.contains(&made[1]), "{made:?} after {before:?}");
+    let row = row(&server, &id).await;
+    assert_eq!(row["outcome"], "read_error");
+    assert!(cost(&row) > 0, "the second may have been read: {row}");
+}
+
+#[tokio::test]
+async fn a_broken_connection_counts_among_the_attempts() {
+    let provider = provider();
+    let server = Server::start(&config(&provider).replace("max: 2", "max: 1"));
+    let ask = || post_to(server.url("/v1/chat/completions"), chat("gpt"));
+    assert_eq!(ask().await.status(), 200);
+    server.log(1).await;
+    provider.clear();
+    provider.set_default("sim", Script { cut: Some(Cut::Headers), ..Script::default() });
+    let answer = ask().await;
+    assert_eq!((answer.status().as_u16(), provider.requests().len()), (502, 1));
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let row = row(&server, &id).await;
+    assert_eq!(
+        (&row["outcome"], &row["usage_source"]),
+        (&json!("stale_connection"), &json!("estimated"))
+    );
+}
+
+#[tokio::test]
+async fn every_prompt_of_a_list_has_an_answer_of_its_own() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let ask = |prompt: Value| json!({"model": "gpt", "prompt": prompt, "max_tokens": 100});
+    for (prompt, answers) in [
+        (json!("a"), 1),
+        (json!(["a"]), 1),
+        (json!(["a", "b", "c"]), 3),
+        (json!([[1, 2], [3]]), 2),
+        (json!([1, 2, 3]), 1),
+    ] {
+        let body = ask(prompt);
+        let bytes = body.to_string().len() as u64;
+        let held = held(&server, &provider, "/v1/completions", body.clone()).await;
+        assert!((100 * answers..100 * answers + bytes + 10).contains(&held), "{held}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn input_that_is_only_referred_to_is_held_as_a_full_window() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let (chat, responses) = ("/v1/chat/completions", "/v1/responses");
+    let (claude, gemini) = ("/v1/messages", "/v1beta/models/gemini:generateContent");
+    let messages = |part: Value| json!({"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": [part]}]});
+    let contents = json!([{"role": "user", "parts": [{"text": "Hello"}]}]);
+    let video = json!([{"parts": [{"fileData": {"fileUri": "https://example.com/v"}}]}]);
+    for (path, body) in [
+        (gemini, json!({"contents": contents, "cachedContent": "cachedContents/abc"})),
+        (gemini, json!({"contents": contents, "tools": [{"googleSearch": {}}]})),
+        (gemini, json!({"contents": contents, "tools": [{"url_context": {}}]})),
+        (gemini, json!({"contents": video})),
+        (responses, json!({"model": "gpt", "max_output_tokens": 9, "prompt": {"id": "pmpt_1"}})),
+        (
+            responses,
+            json!({"model": "gpt", "max_output_tokens": 9, "input": [{"role": "user", "content": [
+            {"type": "input_file", "file_url": "https://example.com/f"}]}]}),
+        ),
+        (
+            claude,
+            messages(
+                json!({"type": "document", "source": {"type": "url", "url": "https://example.com/d"}}),
+            ),
+        ),
+    ] {
+        let held = held(&server, &provider, path, body.clone()).await;
+        assert!((500_000..510_000).contains(&held), "{held}: {body}");
+    }
+    // What a model wrote is text, even where it says that it is a picture.
+    let long = "AbCdEfGh1".repeat(4_000);
+    let call =
+        json!({"type": "tool_use", "id": "t", "name": "n", "input": {"type": "image", "x": long}});
+    let most = held(&server, &provider, claude, messages(call)).await;
+    assert!((36_000..50_000).contains(&most), "{most}");
+    let most = held(&server, &provider, chat, json!({"model": "gpt", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]})).await;
+    assert!(most < 200, "{most}");
+}
+
+#[tokio::test]
+async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    for (path, model, field, value) in [
+        ("/v1/responses", "gpt", "background", json!(true)),
+        ("/v1/chat/completions", "gpt", "models", json!(["dearer"])),
+        ("/v1/chat/completions", "gpt", "Models", json!(["dearer"])),
+        ("/v1/chat/completions", "gpt", "fallbacks", json!(["dearer"])),
+        ("/v1/messages", "claude", "speed", json!("fast")),
+    ] {
+        provider.clear();
+        let mut body = chat(model);
+        body[field] = value;
+        body["max_tokens"] = 9.into();
+        let answer = post_to(server.url(path), body).await;
+        assert_eq!(answer.status(), 400, "{field}");
+        let error = answer.text().await.unwrap();
+        assert!(error.contains(&field.to_lowercase()), "{error}");
+        assert_eq!(provider.requests().len(), 0, "{field}");
+    }
+    let mut body = chat("gpt");
+    for (field, value) in
+        [("background", json!(false)), ("models", Value::Null), ("speed", json!(1.25))]
+    {
+        body[field] = value;
+    }
+    assert_eq!(post_to(server.url("/v1/chat/completions"), body).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_region_is_dearer() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let mut costs = Vec::new();
+    for place in ["global", "us"] {
+        let mut body = chat("claude");
+        body["max_tokens"] = 9.into();
+        body["inference_geo"] = place.into();
+        let script = Script { input: Some(50), output: Some(50), ..Script::default() };
+        costs.push(cost(&booked(&server, &provider, "/v1/messages", body, script).await));
+    }
+    assert_eq!(costs, [100_000_000, 110_000_000]);
+}
+
+/// Headers and parameters that make another call of a request, or take the usage out of its
+/// answer, end at the gateway.
+#[tokio::test]
+async fn nothing_changes_the_call_behind_the_gateway() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let url = server.url(
+        "/passthrough/g/v1beta/models/sim?%6Bey=tb-secret&k=v&%24fields=a&fields=b&access_token=c&$httpMethod=POST",
+    );
+    let request = client().get(url).bearer_auth(KEY);
+    let request = request
+        .header("x-http-method-override", "POST")
+        .header("x-http-method", "POST")
+        .header("x-method-override", "POST")
+        .header("x-goog-fieldmask", "responseId")
+        .header("x-kept", "yes");
+    request.send().await.unwrap();
+    let made = provider.requests();
+    assert_eq!(made.len(), 1);
+    assert_eq!(made[0].path_and_query, "/v1beta/models/sim?k=v");
+    let names: Vec<&str> = made[0].headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"x-kept"));
+    assert!(
+        !names.iter().any(|name| name.contains("method") || name.contains("fieldmask")),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_output_that_is_not_said_is_not_nothing() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let chat_path = "/v1/chat/completions";
+    let text = "x".repeat(300);
+    for output in [Value::Null, json!(-100), json!("abc"), json!(1e30)] {
+        let body = json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": output}});
+        let row = booked(&server, &provider, chat_path, chat("gpt"), plain(&body)).await;
+        assert_eq!(row["usage_source"], "estimated", "{row}");
+        assert!(row["output_tokens"].as_u64().unwrap() >= 100, "{row}");
+        assert_eq!(row["input_tokens"], 10);
+    }
+    // Nothing said in good order is nothing.
+    let body = json!({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 0}});
+    let row = booked(&server, &provider, chat_path, chat("gpt"), plain(&body)).await;
+    assert_eq!((&row["usage_source"], &row["output_tokens"]), (&json!("reported"), &json!(0)));
+    // But what was streamed is something.
+    let script = Script { text: Some(text), output: Some(0), ..Script::default() };
+    let row = booked(&server, &provider, chat_path, chat_stream("gpt"), script).await;
+    assert_eq!((&row["usage_source"], &row["output_tokens"]), (&json!("estimated"), &json!(100)));
+    // Vectors have no output to say.
+    let body = json!({"data": [], "usage": {"prompt_tokens": 10, "total_tokens": 10}});
+    let ask = json!({"model": "gpt", "input": "Hello"});
+    let row = booked(&server, &provider, "/v1/embeddings", ask, plain(&body)).await;
+    assert_eq!((&row["usage_source"], cost(&row)), (&json!("reported"), 10_000_000));
+}
+
+#[tokio::test]
+async fn absurd_usage_is_booked_alike_everywhere() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let body =
+        json!({"choices": [], "usage": {"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX}});
+    let row = booked(&server, &provider, "/v1/chat/completions", chat("gpt"), plain(&body)).await;
+    let most = 1_u64 << 53;
+    assert_eq!(cost(&row), most);
+    let metrics = client().get(server.admin_url("/metrics")).bearer_auth(ADMIN_TOKEN).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    let line = metrics.lines().find(|line| line.starts_with("tollbar_cost_usd_total{")).unwrap();
+    assert_eq!(nano(line.rsplit(' ').next().unwrap()), most, "{line}");
+}
+
+/// What is made by the piece has been asked for, and may have been made, when nobody answers.
+#[tokio::test]
+async fn pieces_that_were_asked_for_are_booked_without_an_answer() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let cut = || Script { delay_ms: 300, cut: Some(Cut::Headers), ..Script::default() };
+    let speech = json!({"model": "speech", "voice": "v", "input": "é".repeat(40)});
+    let row = booked(&server, &provider, "/v1/audio/speech", speech, cut()).await;
+    assert_eq!((cost(&row), &row["usage_source"]), (400_000_000, &json!("estimated")));
+    let pictures = json!({"model": "pictures", "prompt": "p", "n": 3});
+    let row = booked(&server, &provider, "/v1/images/generations", pictures, cut()).await;
+    assert_eq!((cost(&row), &row["usage_source"]), (30_000_000, &json!("estimated")));
+}
+
+/// Subtitles say no seconds: they are booked as they were held.
+#[tokio::test]
+async fn sound_whose_length_is_not_told_is_booked_as_held() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    for (body, kind, seconds) in [
+        ("hello world", "text/plain", None),
+        ("{\"text\":\"hello\"}", "application/json", None),
+        (
+            "{\"text\":\"hello\",\"usage\":{\"type\":\"duration\",\"seconds\":7}}",
+            "application/json",
+            Some(7),
+        ),
+    ] {
+        provider.clear();
+        let script = Script {
+            body: Some(body.into()),
+            content_type: Some(kind.into()),
+            ..Script::default()
+        };
+        provider.set_default("*", script);
+        let form = format!(
+            "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--x\r\n\
+             content-disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\n\r\n{}\r\n--x--\r\n",
+            "s".repeat(5_000)
+        );
+        let request = client().post(server.url("/v1/audio/transcriptions")).bearer_auth(KEY);
+        let request = request.header("content-type", "multipart/form-data; boundary=x").body(form);
+        let answer = request.send().await.unwrap();
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        answer.bytes().await.unwrap();
+        let sent = provider.requests()[0].body.len() as u64;
+        let row = row(&server, &id).await;
+        assert_eq!(cost(&row), seconds.unwrap_or(sent / 500 + 1) * 10_000_000, "{row}");
+    }
+}
+
+/// An answer before the answer is the provider's affair, and a switch of protocols is none.
+#[tokio::test]
+async fn informational_answers_end_at_the_gateway() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut raw = Raw::over(stream);
+                while let Some((_, body)) = raw.request().await {
+                    let early = "HTTP/1.1 103 Early Hints\r\nset-cookie: a=b\r\nx-tollbar-target: evil\r\n\r\n";
+                    let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+                    let answer = json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).to_string();
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                        answer.len()
+                    );
+                    let switches = String::from_utf8_lossy(&body).contains("switch");
+                    let all = if switches {
+                        switch.to_owned()
+                    } else {
+                        early.to_owned() + &head + &answer
+                    };
+                    raw.send(all.as_bytes()).await;
+                }
+            });
+        }
+    });
+    let provider = provider();
+    let config = config(&provider).replace(&provider.base(), &format!("http://127.0.0.1:{port}"));
+    let server = Server::start(&config);
+    let mut entries = 0;
+    for (content, upgrade, status) in [
+        ("Hello", "", 200),
+        ("Hello", "upgrade: websocket\r\n", 200),
+        ("switch", "", 502),
+        ("switch", "upgrade: websocket\r\n", 502),
+    ] {
+        let mut body = chat("gpt");
+        body["messages"][0]["content"] = content.into();
+        let body = body.to_string();
+        let mut raw =
+            Raw::connect(server.url("").trim_start_matches("http://").parse().unwrap()).await;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n{upgrade}\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        raw.send((head + &body).as_bytes()).await;
+        let (got, head, _) = raw.answer().await.unwrap();
+        assert_eq!(got, status, "{content} {upgrade}: {head}");
+        assert!(!head.contains("evil") && !head.contains("set-cookie"), "{head}");
+        assert_eq!(head.contains("x-tollbar-cost-usd"), status == 200, "{head}");
+        entries += 1;
+        server.log(entries).await;
+    }
+}
