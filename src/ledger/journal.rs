@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Instant;
 
 /// Holds of one run that get ids of their own before those of the next run begin.
-const IDS_PER_RUN: i64 = 1 << 40;
+pub(super) const IDS_PER_RUN: i64 = 1 << 40;
 
 /// Bytes of a line: most are shorter.
 const LINE: usize = 768;

@@ -296,8 +296,15 @@ fn begin_run(path: &Path, connection: &mut Connection) -> Result<Journal, Ledger
     let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    // In a restored database there are rows of runs that it doesn't know, from their journals.
     transaction
-        .execute("INSERT INTO runs (pid) VALUES (?1)", params![std::process::id()])
+        .execute(
+            "INSERT INTO runs (run, pid) SELECT 1 + max(
+                 coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'runs'), 0),
+                 coalesce((SELECT max(id) FROM attempts), 0) / ?2
+             ), ?1",
+            params![std::process::id(), journal::IDS_PER_RUN],
+        )
         .map_err(sql)?;
     let files = Files { database: PathBuf::from(path), run: transaction.last_insert_rowid() };
     let journal = Journal::begin(files).map_err(|error| LedgerError::io(path, &error))?;

@@ -353,3 +353,34 @@ fn other_tables_are_written_in_a_transaction() {
     assert!(ledger.write(|_| Ok(())).is_err());
     assert!(!ledger.flush());
 }
+
+/// A restored file knows of fewer runs than there were: the journals beside it know the rest.
+#[test]
+fn a_run_after_a_restore_has_a_number_of_its_own() {
+    let dir = Dir::new();
+    let options = Options { busy_wait: Duration::from_millis(30), ..Options::default() };
+    let backup = dir.0.join("backup");
+    let ledger = Ledger::open(&dir.db(), &options).unwrap();
+    ledger.append(row("before", "k", None, 1));
+    assert!(ledger.flush());
+    drop(ledger);
+    std::fs::copy(dir.db(), &backup).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options).unwrap();
+    let other = Connection::open(dir.db()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (0..5).for_each(|_| ledger.append(row("lost", "k", None, 1)));
+    drop(ledger);
+    drop(other);
+    assert!(dir.runs() > 0, "the journal has what the database has not");
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", dir.db().display()));
+    }
+    std::fs::copy(&backup, dir.db()).unwrap();
+    for n in 1..4 {
+        let ledger = Ledger::open(&dir.db(), &options).unwrap();
+        ledger.append(row("after", "k", None, 1));
+        assert!(ledger.flush());
+        drop(ledger);
+        assert_eq!(sql::<i64>(&dir.db(), "SELECT count(*) FROM attempts"), 6 + n);
+    }
+}

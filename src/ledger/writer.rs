@@ -196,6 +196,8 @@ impl Writer {
             }
             if attempts::insert(&transaction, &queued.row)? {
                 booking.add(&self.known, &queued.row, &queued.accounts);
+            } else {
+                log::error!("ledger: there is a row {} already; please report this", queued.row.id);
             }
         }
         booking.write(&transaction, run)?;
