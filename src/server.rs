@@ -174,6 +174,7 @@ async fn serve(
     tokio::spawn(housekeeping::watch_memory(gateway.clone()));
     let lookout = Lookout::start(gateway);
     gateway.warm_later();
+    gateway.tell_twins();
     on_ready(&ready);
     if let Some(old) = sockets.old {
         let _ = tokio::task::spawn_blocking(move || old.serving()).await;

@@ -5,6 +5,7 @@ use crate::alerts::{Alert, Alerts};
 use crate::budget::Budgets;
 use crate::config::snapshot::OnFailure;
 use crate::keyring::Keyring;
+use crate::keys::Standing;
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::limits::{Limiter, TokenRate};
 use crate::memory::Memory;
@@ -163,6 +164,7 @@ impl Gateway {
                 for warning in self.live.last().warnings {
                     log::warn!("{warning}");
                 }
+                self.tell_twins();
                 Ok(snapshot.generation)
             }
             Err(problems) => {
@@ -174,6 +176,28 @@ impl Gateway {
                 self.alerts.raise(Alert::reload_refused(&problems, now), now);
                 Err(problems)
             }
+        }
+    }
+
+    /// Ids that the file and a key made while running share: both keys are valid, and share their
+    /// budgets.
+    pub fn tell_twins(&self) {
+        let mut made = ahash::AHashSet::new();
+        self.keyring.each(&mut |key| {
+            if key.standing != Standing::Revoked {
+                made.insert(key.id.clone());
+            }
+        });
+        if made.is_empty() {
+            return;
+        }
+        for key in self.live.snapshot().keys.iter().filter(|key| made.contains(&key.id)) {
+            log::warn!(
+                "there are two keys `{}`: one in the file, and one that was made while running; \
+                 DELETE /keys/{} revokes the second",
+                key.id,
+                key.id
+            );
         }
     }
 

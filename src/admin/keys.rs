@@ -375,9 +375,12 @@ fn answer(status: u16, shown: &Shown) -> Response<Vec<u8>> {
     }
 }
 
-/// A key of the file is changed in the file.
+/// A key of the file is changed in the file. One that was made here stays changeable here, also
+/// when the file has got one of the same id since.
 pub(super) fn not_in_file(gateway: &Gateway, id: &str) -> Result<(), Refusal> {
-    if gateway.live.peek().keys.iter().any(|key| &*key.id == id) {
+    let made = gateway.keyring.get(id).map_err(|error| failed(error.into()))?;
+    let made = made.is_some_and(|key| key.revoked.is_none());
+    if !made && gateway.live.peek().keys.iter().any(|key| &*key.id == id) {
         let message = "this key stands in the configuration file: change it there, and reload";
         return Err(refuse(409, "key_in_file", message));
     }

@@ -375,3 +375,28 @@ async fn litellm_scripts_work_by_their_own_names() {
     assert_eq!(gone, (200, json!({"deleted_keys": [token]})));
     assert_eq!(code(&call(&server, key, "gpt").await), (401, "key_revoked"));
 }
+
+/// The file gets a key of the same id: the one that was made here can still be stopped here.
+#[tokio::test]
+async fn a_key_of_the_file_protects_no_other_of_its_id() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let (key, _) = make(&server, json!({"id": "app", "team": "web", "models": ["gpt"]})).await;
+    let file = std::fs::read_to_string(server.config_file()).unwrap();
+    let more = format!(
+        "keys:\n  - {{ id: app, hash: \"{}\", models: [gpt], team: web }}\n",
+        hash("tb-file")
+    );
+    std::fs::write(server.config_file(), file.replace("keys:\n", &more)).unwrap();
+    assert_eq!(admin(&server, Method::POST, "/reload", json!({})).await.0, 200);
+    assert!(server.stderr().iter().any(|line| line.contains("`app`") && line.contains("two keys")));
+    for key in [&*key, "tb-file"] {
+        assert_eq!(call(&server, key, "gpt").await.0, 200);
+    }
+    assert_eq!(admin(&server, Method::PATCH, "/keys/app", json!({"blocked": true})).await.0, 200);
+    assert_eq!(code(&call(&server, &key, "gpt").await), (401, "key_revoked"));
+    assert_eq!(admin(&server, Method::DELETE, "/keys/app", json!({})).await.0, 200);
+    assert_eq!(call(&server, "tb-file", "gpt").await.0, 200);
+    let again = admin(&server, Method::DELETE, "/keys/app", json!({})).await;
+    assert_eq!(code(&again), (409, "key_in_file"));
+}
