@@ -45,6 +45,9 @@ const UPSTREAM_POOL: usize = 512;
 /// How long the connections have to send what the last requests left, at the end of a drain.
 const LAST_BYTES: Duration = Duration::from_secs(3);
 
+/// How long what is cut off has to say so, in the log, the ledger and to its client.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// How long the alerts that wait are tried once more for, at the end of a drain …
 const LAST_ALERTS: Duration = Duration::from_secs(5);
 
@@ -207,6 +210,8 @@ async fn serve(
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
     if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
+        gateway.running.cut();
+        let _ = tokio::time::timeout(LAST_WORDS, gateway.running.idle()).await;
     } else if how != Stop::Now {
         // A request has ended before HTTP/2 has put its last bytes on the wire. The connections
         // close by themselves then; only a client that doesn't read is not waited for.

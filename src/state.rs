@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Teams, users and keys whose accounts are read ahead, at most. All others are read when they
 /// are first charged.
@@ -351,6 +351,7 @@ impl Drop for ByteShare {
 pub struct Running {
     count: AtomicU64,
     idle: Notify,
+    cut: watch::Sender<bool>,
 }
 
 impl Running {
@@ -363,6 +364,16 @@ impl Running {
     /// How many run now.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
+    }
+
+    /// Ends what still runs: the time that it was given is over.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Says so to a request.
+    pub fn cuts(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
     }
 
     /// Returns when nothing runs.

@@ -172,7 +172,11 @@ impl Edge {
             admit::estimate(&self.gateway, endpoint, &model, &asked.fields, &received.body);
         let permit = admit::request(&self.gateway, &exchange.snapshot, caller, &model, tokens)?;
         let attempts = exchange.snapshot.attempts;
-        let control = held::wrap(&mut session.downstream_session, received.body.clone());
+        let control = held::wrap(
+            &mut session.downstream_session,
+            received.body.clone(),
+            self.gateway.running.cuts(),
+        );
         exchange.call = Some(Call {
             endpoint,
             via,

@@ -212,6 +212,7 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         Failure::Deadline
         | Failure::Interrupted(_)
         | Failure::ClientGone
+        | Failure::Cut
         | Failure::Internal(_) => false,
     };
     let reason = failure.outcome();
@@ -227,12 +228,15 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     let (now, rule) = (Instant::now(), gateway.live.peek().breaker);
     let target = &attempt.candidate.target;
     let (permit, credential) = attempt.permits;
-    let fault = !matches!(failure, Failure::ClientGone | Failure::Internal(_) | Failure::Stale);
+    let fault = !matches!(
+        failure,
+        Failure::ClientGone | Failure::Cut | Failure::Internal(_) | Failure::Stale
+    );
     if fault {
         on_trial(gateway, target, false);
     }
     match failure {
-        Failure::ClientGone | Failure::Internal(_) | Failure::Stale => {}
+        Failure::ClientGone | Failure::Cut | Failure::Internal(_) | Failure::Stale => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
         Failure::Status(status @ (401 | 403), _) => {
             credential.opened(now, &rule);

@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// The error that a passed deadline raises.
 pub const DEADLINE: ErrorType = Custom("Deadline");
 
+/// The error that the end of the process raises.
+pub const CUT: ErrorType = Custom("Cut");
+
 /// The error at the end of an answer that is passed to nobody.
 const SWALLOWED: ErrorType = Custom("Swallowed");
 

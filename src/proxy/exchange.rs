@@ -274,6 +274,8 @@ pub enum Failure {
     Interrupted(String),
     /// The client left.
     ClientGone,
+    /// The process ends, and what was to be waited for has been.
+    Cut,
     /// A fault of the gateway.
     Internal(String),
 }
@@ -291,7 +293,7 @@ impl Failure {
             Failure::Timeout => "timeout",
             Failure::FirstToken => "first_token_timeout",
             Failure::Deadline => "deadline",
-            Failure::Interrupted(_) => "interrupted",
+            Failure::Interrupted(_) | Failure::Cut => "interrupted",
             Failure::ClientGone => "client_gone",
             Failure::Internal(_) => "internal_error",
         }
@@ -404,6 +406,7 @@ fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
         return Reason::UpstreamAuthFailed;
     }
     match done.last().and_then(|record| record.failure.as_ref()) {
+        Some(Failure::Cut) => Reason::Draining,
         Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
         Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
         _ => Reason::UpstreamError,

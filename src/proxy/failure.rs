@@ -1,7 +1,7 @@
 //! What Pingora's errors mean: for the next attempt, and for the client.
 
 use super::attempt;
-use super::control::DEADLINE;
+use super::control::{CUT, DEADLINE};
 use super::exchange::{Exchange, Failure, exhausted};
 use super::settle::{CLIENT_LEFT, Head};
 use super::{held, relay, reply};
@@ -66,6 +66,9 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         || session.response_written().is_some();
     if *error.etype() == DEADLINE {
         return if deadline_passed { Failure::Deadline } else { Failure::FirstToken };
+    }
+    if *error.etype() == CUT {
+        return Failure::Cut;
     }
     if *error.esource() == ErrorSource::Downstream {
         return Failure::ClientGone;
@@ -141,7 +144,9 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) -> bool {
         value.is_some_and(|value| value.starts_with("text/event-stream"))
     });
     if let Some(call) = call.filter(|_| events) {
-        let event = relay::interrupted(&exchange.id, "the connection to the provider broke");
+        let cut = call.done.last().is_some_and(|record| record.failure == Some(Failure::Cut));
+        let why = if cut { "the gateway ends" } else { "the connection to the provider broke" };
+        let event = relay::interrupted(&exchange.id, why);
         let event = Bytes::from(event.event(call.closing, call.endpoint));
         if session.write_response_body(Some(event), true).await.is_ok() {
             return true;
@@ -154,7 +159,7 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) -> bool {
 /// Whether an error says that the client has left.
 pub fn note_client(exchange: &mut Exchange, error: Option<&Error>) {
     let gone = error.is_some_and(|error| {
-        *error.esource() == ErrorSource::Downstream && *error.etype() != DEADLINE
+        *error.esource() == ErrorSource::Downstream && ![DEADLINE, CUT].contains(error.etype())
     });
     exchange.client_gone |= gone;
     if exchange.client_gone && exchange.status == 0 {

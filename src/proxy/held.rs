@@ -15,7 +15,7 @@
 //! A custom session can't be kept alive by Pingora: [`restore`] puts the real one back before
 //! Pingora finishes the request.
 
-use super::control::{Control, DEADLINE, Left, Pass, drained};
+use super::control::{CUT, Control, DEADLINE, Left, Pass, drained};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -27,15 +27,17 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Puts a wrapper that carries `body` in the place of the downstream session.
-pub fn wrap(session: &mut Box<ServerSession>, body: Bytes) -> Control {
+/// Puts a wrapper that carries `body` in the place of the downstream session. `cut` ends it.
+pub fn wrap(session: &mut Box<ServerSession>, body: Bytes, cut: watch::Receiver<bool>) -> Control {
     let control = Control::default();
     let shell = HeldSession {
         inner: std::mem::replace(session, Box::new(ServerSession::new_custom(Box::new(())))),
         body,
         control: control.clone(),
+        cut,
     };
     **session = ServerSession::new_custom(Box::new(shell));
     control
@@ -57,6 +59,7 @@ struct HeldSession {
     inner: Box<ServerSession>,
     body: Bytes,
     control: Control,
+    cut: watch::Receiver<bool>,
 }
 
 impl Drop for HeldSession {
@@ -67,29 +70,38 @@ impl Drop for HeldSession {
 }
 
 impl HeldSession {
-    /// What comes of the client: its leaving, unless the answer is drained.
-    async fn event(&mut self, no_body_expected: bool, left: bool) -> Result<Option<Bytes>> {
-        if !left {
-            match self.inner.read_body_or_idle(no_body_expected).await {
-                // One that has only stopped talking hears that nothing more comes.
-                Err(error) if self.leave(&error) => self.inner.shutdown().await,
-                event => return event,
-            }
-        }
-        std::future::pending().await
-    }
-
     /// The client has left. Whether the answer is drained: Pingora must not hear of it then.
     fn leave(&self, why: &Error) -> bool {
-        let drains = self.control.leave(|| Left {
-            answered: self.inner.response_written().is_some(),
-            bytes: self.inner.body_bytes_sent() as u64,
-        });
-        if drains {
-            log::debug!("a client has left, its answer is drained: {why}");
-        }
-        drains
+        leave(&self.inner, &self.control, why)
     }
+}
+
+fn leave(inner: &ServerSession, control: &Control, why: &Error) -> bool {
+    let drains = control.leave(|| Left {
+        answered: inner.response_written().is_some(),
+        bytes: inner.body_bytes_sent() as u64,
+    });
+    if drains {
+        log::debug!("a client has left, its answer is drained: {why}");
+    }
+    drains
+}
+
+/// What comes of the client: its leaving, unless the answer is drained.
+async fn event(
+    inner: &mut ServerSession,
+    control: &Control,
+    no_body_expected: bool,
+    left: bool,
+) -> Result<Option<Bytes>> {
+    if !left {
+        match inner.read_body_or_idle(no_body_expected).await {
+            // One that has only stopped talking hears that nothing more comes.
+            Err(error) if leave(inner, control, &error) => inner.shutdown().await,
+            event => return event,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Returns when the deadline has passed; never, without one.
@@ -200,14 +212,16 @@ impl CustomSession for HeldSession {
         self.body.is_empty()
     }
 
-    /// Pending until the client leaves or the deadline passes: both are errors. Where the answer
-    /// is drained, only the deadline ends it.
+    /// Pending until the client leaves, the deadline passes or the process ends: all are errors.
+    /// Where the answer is drained, the first is not.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let (deadline, left) = self.control.waits();
+        let HeldSession { inner, control, cut, .. } = self;
         tokio::select! {
             biased;
-            event = self.event(no_body_expected, left) => event,
+            event = event(inner, control, no_body_expected, left) => event,
             () = passed(deadline) => Err(Error::new_up(DEADLINE)),
+            _ = cut.wait_for(|cut| *cut) => Err(Error::new_up(CUT)),
         }
     }
 

@@ -100,6 +100,7 @@ fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
                 | Failure::FirstToken
                 | Failure::Deadline
                 | Failure::ClientGone
+                | Failure::Cut
                 | Failure::Stale
         )
     );

@@ -88,3 +88,46 @@ async fn the_upstream_call_ends_when_the_client_leaves() {
     assert!(abandoned >= 2.0, "{abandoned}");
     assert_eq!(server.metric("tollbar_buffered_bytes").await, 0.0);
 }
+
+/// What the end of a drain cuts says so to its client and in the log, and costs what it had.
+#[tokio::test]
+async fn what_the_end_of_the_process_cuts_is_told_and_booked() {
+    let provider = provider();
+    for (signal, stream) in [("TERM", true), ("INT", true), ("TERM", false)] {
+        provider.clear();
+        let gap_ms = 200;
+        let script = Script { gap_ms, tokens: Some(1000), chunks: Some(1000), ..Script::default() };
+        let waits = Script { gate: Some(Gate::new()), ..Script::default() };
+        provider.set_default("sim-gpt", if stream { script } else { waits });
+        let head = head_with("threads: 2, drain: 1s", "")
+            .replace("unlimited: true", "budgets: [ { usd: 1, per: total } ]");
+        let models = model("gpt", "sim-gpt", ", max_output_tokens: 5000");
+        let config = config_of(&head, &provider, "", &models) + "state: { path: state.db }\n";
+        let mut server = Server::start(&config);
+        let body = if stream { chat_stream("gpt") } else { chat("gpt") };
+        let url = server.url("/v1/chat/completions");
+        let asked = tokio::spawn(async move {
+            let answer = post(&client(), url, body.to_string()).await;
+            (answer.status().as_u16(), answer.text().await)
+        });
+        assert!(provider.wait_for(1, Duration::from_secs(5)).await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.signal(signal);
+        let (status, text) = asked.await.unwrap();
+        let text = text.expect("a whole answer");
+        assert!(server.wait_exit(Duration::from_secs(9)).expect("it ends").success());
+        let line = &server.log(1).await[0];
+        let (wanted, code) = if stream { (200, "stream_interrupted") } else { (503, "draining") };
+        assert_eq!(status, wanted, "{signal}: {text}");
+        assert!(text.contains(code), "{signal}: {text}");
+        assert_eq!(line["outcome"], if stream { "interrupted" } else { "refused" }, "{line}");
+        let id = line["request_id"].as_str().unwrap().to_owned();
+        let server = server.again();
+        let row = row(&server, &id).await;
+        assert_eq!(
+            (&row["outcome"], &row["usage_source"]),
+            (&"interrupted".into(), &"estimated".into())
+        );
+        assert!(row["output_tokens"].as_u64().unwrap_or(0) < 100, "not its worst case: {row}");
+    }
+}
