@@ -9,6 +9,9 @@ use super::text::Texts;
 use super::{callers, check, keylist, models, prices, providers, whole_file};
 use crate::units::NanoUsd;
 use ahash::AHashMap;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,12 +141,33 @@ fn tls_files(tls: &file::Tls, texts: Texts<'_>, report: &mut Report) -> Option<T
         if !content.contains(begins) {
             let message = format!("{} has no `{begins}`", path.display());
             report.problem(&raw.place, message, "Name a PEM file");
+            return None;
         }
-        Some(path)
+        Some((path, content))
     };
     let cert = pem("cert", &tls.cert, "BEGIN CERTIFICATE");
     let key = pem("key", &tls.key, "PRIVATE KEY-----");
-    Some(TlsFiles { cert: cert?, key: key? })
+    let ((cert, chain), (key, private)) = (cert?, key?);
+    if let Err(why) = belong_together(&chain, &private) {
+        let message = format!("{} and {}: {why}", cert.display(), key.display());
+        report.problem(&tls.place, message, "Name a certificate and its own key");
+    }
+    Some(TlsFiles { cert, key })
+}
+
+/// Whether this is a certificate and its key, both in PEM: a renewal may have written one of two
+/// files only.
+fn belong_together(chain: &str, key: &str) -> Result<(), String> {
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| format!("the certificate can't be read: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|error| format!("the key can't be read: {error}"))?;
+    let provider = rustls::crypto::ring::default_provider();
+    match CertifiedKey::from_der(chain, key, &provider) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err("the key is not the certificate's".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn admin(file: &File, texts: Texts<'_>, report: &mut Report) -> At<Admin> {

@@ -5,10 +5,16 @@ use super::*;
 
 const REFERENCE: &str = include_str!("../../../conf/reference.yaml");
 const CERT: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
 const TOKEN: &str = "b7c1f9d2e4a68035b7c9f1d2e4a68035";
 
+/// A certificate and its key, in PEM.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
 fn everything() -> Fake {
+    let (cert, key) = certificate();
     Fake::default()
         .var("TOLLBAR_ADMIN_TOKEN", TOKEN)
         .var("OPENAI_API_KEY", "sk-one")
@@ -21,8 +27,8 @@ fn everything() -> Fake {
         .var("TOLLBAR_DEMO_PROVIDER", "127.0.0.1:4010")
         .var("TOLLBAR_DEMO_ADMIN_TOKEN", TOKEN)
         .var("TOLLBAR_DEMO_KEY_HASH", &"cd".repeat(32))
-        .file("/etc/tollbar/tls.crt", CERT)
-        .file("/etc/tollbar/tls.key", KEY)
+        .file("/etc/tollbar/tls.crt", &cert)
+        .file("/etc/tollbar/tls.key", &key)
         .file("/etc/tollbar/roots.pem", CERT)
         .file("/etc/tollbar/anthropic.key", "sk-three\n")
         .file(
@@ -45,6 +51,18 @@ fn the_reference_loads_without_a_warning() {
     let key = snapshot.keys.iter().next().unwrap();
     assert_eq!(key.metadata, r#"{"app":"storefront"}"#);
     assert!(key.models.allows("small") && !key.models.allows("large"));
+}
+
+/// A renewal that was seen half done: no reload may take it for good.
+#[test]
+fn a_certificate_comes_with_its_own_key() {
+    let (_, other) = certificate();
+    let error = load(REFERENCE, &everything().file("/etc/tollbar/tls.key", &other));
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("listeners[1].tls: /etc/tollbar/tls.crt and"), "{error}");
+    assert!(error.contains("the key is not the certificate's"), "{error}");
+    let error = load(REFERENCE, &everything().file("/etc/tollbar/tls.crt", CERT));
+    assert!(error.err().unwrap().to_string().contains("tls.crt"));
 }
 
 #[test]
