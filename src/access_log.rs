@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::{Condvar, Mutex};
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -116,6 +117,8 @@ pub struct AccessLog {
 struct Shared {
     lines: Mutex<Lines>,
     changed: Condvar,
+    /// Lines that could not be written and nobody has asked for yet.
+    lost: AtomicU64,
 }
 
 #[derive(Default)]
@@ -156,6 +159,11 @@ impl AccessLog {
         true
     }
 
+    /// How many lines could not be written since this was asked last.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.swap(0, Ordering::Relaxed)
+    }
+
     /// Waits until everything logged so far is written. Nothing is logged after this.
     pub fn flush(&self) {
         self.shared.lines.lock().closed = true;
@@ -168,6 +176,7 @@ impl AccessLog {
 
 fn write(shared: &Shared, mut out: Box<dyn Write + Send>) {
     let mut batch = Vec::new();
+    let mut broken = false;
     loop {
         let closed = {
             let mut lines = shared.lines.lock();
@@ -178,8 +187,18 @@ fn write(shared: &Shared, mut out: Box<dyn Write + Send>) {
             std::mem::swap(&mut lines.bytes, &mut batch);
             lines.closed
         };
-        // A reader that went away is not the requests' affair.
-        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        // A reader that went away, or a disk that is full, is not the requests' affair.
+        let written = out.write_all(&batch).and_then(|()| out.flush());
+        if let Err(error) = &written {
+            let lines = memchr::memchr_iter(b'\n', &batch).count() as u64;
+            shared.lost.fetch_add(lines, Ordering::Relaxed);
+            if !broken {
+                log::error!("the access log can't be written, its lines are lost: {error}");
+            }
+        } else if broken && !batch.is_empty() {
+            log::info!("the access log is written again");
+        }
+        broken = written.is_err() || (broken && batch.is_empty());
         batch.clear();
         if closed {
             return;
@@ -262,6 +281,37 @@ mod tests {
             "config": 1, "sdk_retry": false,
         });
         assert_eq!(line, wanted);
+    }
+
+    /// Refuses what comes before the third time.
+    struct Full(u32);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 < 3 { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_can_t_be_written_are_counted() {
+        let log = AccessLog::start(Box::new(Full(0))).unwrap();
+        let mut lost = 0;
+        for _ in 0..2 {
+            assert!(log.log(&entry("r")));
+            while lost == 0 {
+                lost = log.lost();
+                std::thread::yield_now();
+            }
+            assert_eq!(std::mem::take(&mut lost), 1);
+        }
+        assert!(log.log(&entry("r")));
+        log.flush();
+        assert_eq!(log.lost(), 0);
     }
 
     #[test]

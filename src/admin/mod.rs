@@ -4,7 +4,8 @@ mod keys;
 mod litellm;
 pub mod reports;
 
-use crate::config::snapshot::Snapshot;
+use crate::config::snapshot::{Snapshot, Target};
+use crate::plan::health::View;
 use crate::reload::Outcome;
 use crate::reloader::Reloader;
 use crate::secret::sha256;
@@ -87,6 +88,7 @@ impl AdminApi {
         self.publish_breakers();
         self.publish_budgets();
         let (metrics, ledger) = (&self.gateway.metrics, &self.gateway.ledger);
+        metrics.log_dropped.inc_by(self.gateway.access_log.lost());
         metrics.ledger_rows.set(gauge(ledger.rows()));
         metrics.ledger_lag.set(ledger.lag().as_secs_f64());
         metrics.ledger_healthy.set(i64::from(ledger.healthy()));
@@ -123,7 +125,7 @@ impl AdminApi {
         let (snapshot, now) = (self.gateway.live.peek(), Instant::now());
         self.gateway.metrics.breaker_open.reset();
         for target in snapshot.models.values().flat_map(|model| &model.targets) {
-            let open = self.gateway.health.of(&target.id).view(now).breaker != "closed";
+            let open = seen(&self.gateway, &snapshot, target, now).breaker != "closed";
             let labels = [target.provider.as_str(), target.model.as_str()];
             self.gateway.metrics.breaker_open.with_label_values(&labels).set(i64::from(open));
         }
@@ -187,6 +189,7 @@ impl AdminApi {
             "draining": gateway.is_draining(),
             "requests_running": gateway.running.count(),
             "buffered_bytes": gateway.bodies.used(),
+            "state_writable": gateway.ledger.healthy(),
             "fallback_rate_5m": gateway.fallbacks.share(gateway.started.elapsed().as_secs()),
             "last_reload_problems": problems,
             "warnings": warnings,
@@ -210,6 +213,18 @@ fn providers(snapshot: &Snapshot) -> Value {
         .collect()
 }
 
+/// A target's own health, or that of its provider's credential where it is worse: both must be
+/// well for an attempt.
+fn seen(gateway: &Gateway, snapshot: &Snapshot, target: &Target, now: Instant) -> View {
+    let own = gateway.health.of(&target.id).view(now);
+    let Some(provider) = snapshot.providers.get(&target.provider) else {
+        return own;
+    };
+    let credential = gateway.health.of(&provider.credential).view(now);
+    let breaker = if own.breaker == "closed" { credential.breaker } else { own.breaker };
+    View { breaker, until: own.until.max(credential.until), ..own }
+}
+
 fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
     let now = Instant::now();
     let mut rows = Vec::new();
@@ -218,7 +233,7 @@ fn targets(gateway: &Gateway, snapshot: &Snapshot) -> Value {
     for model in models {
         for target in &model.targets {
             let labels = [target.provider.as_str(), target.model.as_str()];
-            let view = gateway.health.of(&target.id).view(now);
+            let view = seen(gateway, snapshot, target, now);
             let health = gateway.health.of(&target.id);
             let rolled_back = target.canary.is_some_and(|rule| health.is_rolled_back(&rule));
             let left = view.until.map(|until| until.saturating_duration_since(now).as_secs_f64());

@@ -161,6 +161,14 @@ async fn a_refused_credential_opens_the_providers_breaker_until_it_is_rotated() 
     assert_eq!(ask(&server, "second").await.0, 503, "the same credential isn't tried again");
     assert_eq!(provider.requests().len(), 1);
     assert_eq!(server.metric("tollbar_provider_auth_failures_total").await, 1.0);
+    let targets = admin(&server, "/status").await["targets"].as_array().unwrap().clone();
+    for target in &targets {
+        assert_eq!(target["breaker"], "open", "{target}");
+        assert!(target["blocked_for_seconds"].as_f64().unwrap() > 0.0, "{target}");
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let all = targets.len() as f64;
+    assert_eq!(server.metric("tollbar_breaker_open").await, all);
     let file = server.config_file();
     let config = std::fs::read_to_string(&file).unwrap().replace("sk-old", "sk-new");
     std::fs::write(&file, config).unwrap();
