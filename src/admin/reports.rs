@@ -52,6 +52,7 @@ pub fn budgets(gateway: &Gateway) -> Response<Vec<u8>> {
             shown.add_usd("cap_usd", account.cap);
             shown.add_usd("spent_usd", account.spent);
             shown.add_usd("held_usd", account.held);
+            shown.add_usd("reserved_elsewhere_usd", account.elsewhere);
             shown.add("window_end", &account.window_end.map(|end| end.to_rfc3339()));
             shown
         })

@@ -235,11 +235,16 @@ impl Window {
             id: id.to_owned(),
             per,
             cap: NanoUsd(self.cap),
-            spent: NanoUsd(self.total_spent()),
+            spent: NanoUsd(self.known_spent()),
             held: NanoUsd(self.held),
             elsewhere: NanoUsd(self.outstanding()),
             window_end: DateTime::from_timestamp(self.span.ends, 0),
         }
+    }
+
+    /// Spent by whomever, as far as is known.
+    pub(super) fn known_spent(&self) -> u64 {
+        self.spent.saturating_add(self.others())
     }
 
     /// What counts as spent, by whomever.

@@ -58,12 +58,12 @@ pub struct AccountView {
     pub per: Per,
     /// The cap that the last request saw.
     pub cap: NanoUsd,
-    /// Spent, with what `elsewhere` is leased.
+    /// Spent by whomever, as far as is known.
     pub spent: NanoUsd,
     /// Held for attempts that are running.
     pub held: NanoUsd,
-    /// The part of `spent` that other processes have leased and not used yet, as far as is known;
-    /// after a power cut also what may have been spent unseen.
+    /// What other processes have leased and not used yet, as far as is known; after a power cut
+    /// also what may have been spent unseen. It is not to be spent here.
     pub elsewhere: NanoUsd,
     /// When the window ends; `None` for one that never does.
     pub window_end: Option<DateTime<Utc>>,
@@ -205,7 +205,7 @@ impl Budgets {
         self.accounts.each(|kind, id, account| {
             for slot in account.slots.lock().iter() {
                 for window in &slot.windows {
-                    let (cap, spent) = (NanoUsd(window.cap), NanoUsd(window.total_spent()));
+                    let (cap, spent) = (NanoUsd(window.cap), NanoUsd(window.known_spent()));
                     let late = window.span.ends.saturating_add(60) > second;
                     if late
                         && window.span.starts <= second

@@ -28,8 +28,10 @@ pub struct Refusal {
     pub per: Per,
     /// The cap.
     pub cap: NanoUsd,
-    /// Spent in this window.
+    /// Spent in this window, as far as is known.
     pub spent: NanoUsd,
+    /// Leased by other processes, and so not to be spent here.
+    pub elsewhere: NanoUsd,
     /// Held for attempts that are running.
     pub held: NanoUsd,
     /// When the window ends; `None` for one that never does.
@@ -45,7 +47,8 @@ pub struct Refusal {
 impl Refusal {
     /// What could be held now.
     pub fn left(&self) -> NanoUsd {
-        NanoUsd(self.cap.0.saturating_sub(self.spent.0).saturating_sub(self.held.0))
+        let taken = self.spent.saturating_add(self.elsewhere).saturating_add(self.held);
+        NanoUsd(self.cap.0.saturating_sub(taken.0))
     }
 }
 
@@ -53,12 +56,13 @@ impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Refusal({} {:?} per {}: cap {}, spent {}, held {}, only_holds {}, store_failed {})",
+            "Refusal({} {:?} per {}: cap {}, spent {}, elsewhere {}, held {}, only_holds {}, store_failed {})",
             self.kind,
             self.id,
             self.per,
             self.cap,
             self.spent,
+            self.elsewhere,
             self.held,
             self.only_holds,
             self.store_failed
@@ -79,7 +83,8 @@ impl HoldError {
             id: account.id.to_string(),
             per: slot.per,
             cap: NanoUsd(window.cap),
-            spent: NanoUsd(window.total_spent()),
+            spent: NanoUsd(window.known_spent()),
+            elsewhere: NanoUsd(window.outstanding()),
             held: NanoUsd(window.held),
             window_end: DateTime::from_timestamp(window.span.ends, 0),
             only_holds,
@@ -101,6 +106,7 @@ impl HoldError {
             per,
             cap,
             spent: NanoUsd(0),
+            elsewhere: NanoUsd(0),
             held: NanoUsd(0),
             window_end: None,
             only_holds: false,

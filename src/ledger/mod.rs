@@ -112,6 +112,8 @@ impl Ledger {
             segment_bytes: options.journal_bytes,
             committed: 0,
             looked: Instant::now(),
+            file: writer::identity(path),
+            gone: false,
             forgot: None,
         };
         let thread = std::thread::Builder::new()

@@ -2,6 +2,8 @@
 
 use super::error::LedgerError;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +86,7 @@ pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 /// anything is spent under it.
 pub(super) fn open(path: &Path, wait: Duration) -> Result<Connection, LedgerError> {
     let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
+    make(path);
     let mut connection = Connection::open(path).map_err(sql)?;
     connection.busy_timeout(wait).map_err(sql)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(sql)?;
@@ -92,6 +95,15 @@ pub(super) fn open(path: &Path, wait: Duration) -> Result<Connection, LedgerErro
     connection.set_prepared_statement_cache_capacity(64);
     migrate(path, &mut connection)?;
     Ok(connection)
+}
+
+/// Makes the file where there is none, for its owner only. SQLite gives its companions the same
+/// permissions.
+fn make(path: &Path) {
+    // What is wrong, if it can't be made, SQLite says.
+    if OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).is_ok() {
+        log::info!("{}: a new state file: nothing was spent so far", path.display());
+    }
 }
 
 /// A connection is used by one thread at a time: SQLite needn't lock it for every value.

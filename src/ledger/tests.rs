@@ -157,6 +157,40 @@ fn a_locked_database_is_waited_for_and_loses_no_row() {
     assert_eq!(sql::<i64>(&dir.db(), "SELECT sum(cost_nano_usd) FROM attempts"), 5);
 }
 
+/// What is written to a file that nobody can open any more is lost: budgets must refuse.
+#[test]
+fn a_file_that_was_removed_is_noticed() {
+    let dir = Dir::new();
+    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    ledger.append(row("r", "k", None, 5));
+    assert!(ledger.flush());
+    std::fs::remove_file(dir.db()).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while ledger.healthy() {
+        assert!(Instant::now() < until, "it isn't noticed");
+        ledger.append(row("r", "k", None, 5));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!ledger.flush());
+    let refused = lease(&ledger, "k", 100, 10).unwrap_err();
+    assert!(refused.0.contains("removed or replaced"), "{refused}");
+    assert!(ledger.write(|_| Ok(())).is_err());
+    assert!(!ledger.healthy(), "and stays so");
+}
+
+#[test]
+fn a_state_file_is_its_owners_only() {
+    let dir = Dir::new();
+    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    ledger.append(row("r", "k", None, 5));
+    assert!(ledger.flush());
+    for file in std::fs::read_dir(&dir.0).unwrap() {
+        let file = file.unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{}", file.path().display());
+    }
+}
+
 #[test]
 fn a_full_disk_is_reported_and_survived() {
     let dir = Dir::new();

@@ -10,6 +10,7 @@ use crate::turns::Courtesy;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior, params};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,6 +76,10 @@ pub(super) struct Writer {
     /// The place of the last committed row among the ends in the journal.
     pub(super) committed: u64,
     pub(super) looked: Instant,
+    /// Device and inode of the database, as it was opened.
+    pub(super) file: Option<(u64, u64)>,
+    /// Another file, or none, has been in its place since: what is written is lost.
+    pub(super) gone: bool,
     /// When old accounts were last forgotten.
     pub(super) forgot: Option<Instant>,
 }
@@ -116,6 +121,10 @@ impl Writer {
                 let _ = flush.send(done);
             }
             for job in batch.jobs.drain(..) {
+                if self.gone {
+                    // Dropped: who asked hears that it wasn't done.
+                    continue;
+                }
                 job(&mut self.connection);
                 self.known.forget();
             }
@@ -150,7 +159,7 @@ impl Writer {
             return self.shared.committing.load(Ordering::Acquire);
         }
         *self.shared.oldest.lock() = batch.rows.first().map(|row| row.since);
-        let result = self.transact(batch);
+        let result = if self.gone { Err(gone()) } else { self.transact(batch) };
         let leases = batch.leases.drain(..);
         match result {
             Ok(granted) => {
@@ -233,6 +242,10 @@ impl Writer {
         }
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
+            if self.file != identity(&self.shared.path) {
+                self.gone = true;
+                return self.mark(Some(&LedgerError::sql(&self.shared.path, &gone())));
+            }
             let path = self.shared.path.clone();
             if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known) {
                 log::warn!("ledger: {error}");
@@ -260,6 +273,9 @@ impl Writer {
 
     /// Finds out whether the database can be written again when no row tells.
     fn probe(&mut self) {
+        if self.gone {
+            return;
+        }
         let written = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -317,6 +333,18 @@ impl Writer {
             Err(error) => log::warn!("ledger: leases were left: {error}"),
         }
     }
+}
+
+/// Which file this is; `None` where there is none.
+pub(super) fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+fn gone() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
+    let what = "removed or replaced while in use: restart on the right one".to_owned();
+    rusqlite::Error::SqliteFailure(code, Some(what))
 }
 
 /// Books what processes that died have left, and removes their journals.

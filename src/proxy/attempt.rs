@@ -153,6 +153,18 @@ fn begin(
     started: Instant,
 ) {
     let Next { candidate, provider, limits, permits } = next;
+    if call.done.is_empty()
+        && call.stale == 0
+        && let Some(first) = call.plan.first().map(|first| first.target.clone())
+    {
+        // It was not even asked: nothing else says so.
+        let reason = match (&call.over_budget, &call.limited) {
+            (Some(_), _) => "budget",
+            (None, Some(_)) => "limit",
+            (None, None) => "left_alone",
+        };
+        note_fallback(gateway, call, &first, reason);
+    }
     let target = &candidate.target;
     let labels = [target.provider.as_str(), target.model.as_str()];
     let body = body_for(call, &candidate, clamped);

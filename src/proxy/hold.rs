@@ -211,8 +211,12 @@ fn refused(refusal: &Refusal, worst: NanoUsd) -> Reject {
         Some(end) => format!("The window ends at {}.", end.to_rfc3339()),
         None => "It is a total: it does not renew.".to_owned(),
     };
+    let elsewhere = match refusal.elsewhere {
+        NanoUsd(0) => String::new(),
+        elsewhere => format!(", reserved ${elsewhere} for other processes on the state file"),
+    };
     let message = format!(
-        "the budget of {whose} has too little left for this request, which can cost up to ${worst}: cap ${} per {}, spent ${}, held ${} for running requests. {until} Ask for less output, or have the budget raised.",
+        "the budget of {whose} has too little left for this request, which can cost up to ${worst}: cap ${} per {}, spent ${}, held ${} for running requests{elsewhere}. {until} Ask for less output, or have the budget raised.",
         refusal.cap, refusal.per, refusal.spent, refusal.held
     );
     let reject = Reject::new(Reason::BudgetExceeded, message)

@@ -8,6 +8,7 @@ use crate::catalog::{Service, Units, most_seconds};
 use crate::faults;
 use crate::ledger::{MAX_COST, Row};
 use crate::metrics::Metrics;
+use crate::reject::Reason;
 use crate::state::Gateway;
 use crate::units::{NanoUsd, Usage, UsageSource};
 use crate::wire::meter::{End, Report};
@@ -367,8 +368,8 @@ pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head)
     correct_limits(gateway, exchange);
     let took = exchange.started.elapsed();
     if let Some(call) = &exchange.call {
-        let first = call.done.first().map(|record| &record.target);
-        let fell_back = call.done.last().map(|record| &record.target) != first;
+        let first = call.plan.first().map(|candidate| &candidate.target.id);
+        let fell_back = call.done.last().is_some_and(|record| Some(&record.target) != first);
         gateway.fallbacks.count(gateway.started.elapsed().as_secs(), fell_back);
     }
     let model = exchange.model_label();
@@ -461,7 +462,16 @@ fn entry<'a>(exchange: &'a Exchange, head: &'a Head, took: Duration) -> Entry<'a
         model: exchange.model.as_ref().map(|model| model.name.as_str()),
         target: last.map(|record| record.target.as_str()),
         status: exchange.status,
-        code: exchange.refusal.as_ref().map(|refusal| refusal.reason.code()),
+        code: match (&exchange.refusal, last) {
+            (Some(refusal), _) => Some(refusal.reason.code()),
+            (
+                None,
+                Some(AttemptRecord {
+                    failure: Some(Failure::Interrupted(_) | Failure::Cut), ..
+                }),
+            ) if !exchange.client_gone => Some(Reason::StreamInterrupted.code()),
+            _ => None,
+        },
         stream: call.is_some_and(|call| call.stream),
         attempts: done.iter().map(AttemptRecord::line).collect(),
         outcome: match (&exchange.refusal, last) {

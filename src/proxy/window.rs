@@ -4,10 +4,11 @@
 //! they can't tell is the text counted with a tokenizer; what may fit is sent.
 
 use super::exchange::BodyFields;
+use super::worst;
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
-use crate::units::Dialect;
-use crate::wire::{text_len, tokens};
+use crate::wire::text_len;
+use crate::wire::tokens::{self, Vendor};
 
 /// The longest that a token of text usually is, in bytes.
 const BYTES_PER_TOKEN: u64 = 8;
@@ -43,8 +44,8 @@ pub fn fitting(
     {
         bytes_say
     } else {
-        let dialect = plan.first().map_or(Dialect::OpenAi, |first| first.target.dialect);
-        let counted = tokio::task::block_in_place(|| tokens::of(body, dialect));
+        let vendor = plan.first().map_or(Vendor::Other, |first| worst::vendor(&first.target));
+        let counted = tokio::task::block_in_place(|| tokens::of(body, vendor));
         counted.map_or(bytes_say, |bounds| bounds.least.max(bytes_say))
     };
     let left: Vec<Candidate> = plan

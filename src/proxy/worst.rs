@@ -12,7 +12,7 @@ use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
 use crate::wire::route::Endpoint;
 use crate::wire::text_len::{self, Contents};
-use crate::wire::tokens;
+use crate::wire::tokens::{self, Vendor};
 
 /// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
 /// (its vision guide, for gpt-4o-mini). The others stay below 5,000 by their own guides.
@@ -161,10 +161,18 @@ fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
     let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
     let picture = picture.map_or(48_169, |(_, tokens)| *tokens);
     let counted = exact
-        .then(|| tokio::task::block_in_place(|| tokens::of(&call.body, target.dialect)))
+        .then(|| tokio::task::block_in_place(|| tokens::of(&call.body, vendor(target))))
         .flatten();
     let text = counted.map_or(text, |bounds| bounds.most.min(text));
     text + pictures.saturating_mul(picture) + data
+}
+
+/// Whose tokenizer counts at this target. Many serve other vendors' models by OpenAI's API.
+pub fn vendor(target: &Target) -> Vendor {
+    match target.card.as_ref().map(|card| card.provider.as_str()) {
+        Some("openai" | "azure") => Vendor::OpenAi,
+        _ => Vendor::Other,
+    }
 }
 
 /// Answers, or pictures, that the request asks for.

@@ -4,7 +4,6 @@
 //! text, so what is counted is turned into bounds with a margin each way.
 
 use super::text_len;
-use crate::units::Dialect;
 use std::sync::OnceLock;
 use tiktoken_rs::CoreBPE;
 
@@ -24,10 +23,19 @@ pub struct Bounds {
     pub most: u64,
 }
 
+/// Whose tokenizer it is that will count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// OpenAI's own models, at OpenAI or at Azure.
+    OpenAi,
+    /// Anybody else's, whatever API they speak.
+    Other,
+}
+
 /// Bounds of the tokens of a JSON request's text; `None` where it is no JSON.
 ///
 /// Takes about a millisecond for every 10 KiB, and longer the first time.
-pub fn of(body: &[u8], dialect: Dialect) -> Option<Bounds> {
+pub fn of(body: &[u8], vendor: Vendor) -> Option<Bounds> {
     let table = table()?;
     let mut counted = 0_u64;
     let contents = text_len::walk(body, |text| {
@@ -36,10 +44,10 @@ pub fn of(body: &[u8], dialect: Dialect) -> Option<Bounds> {
         }
     })?;
     // Percent of o200k's count: OpenAI's older tables make up to a tenth more; Anthropic's and
-    // Google's are said by their users to make up to two fifths more.
-    let (least, most) = match dialect {
-        Dialect::OpenAi => (80, 115),
-        Dialect::Anthropic | Dialect::Gemini => (70, 150),
+    // Google's are said by their users to make up to two fifths more. Of others nothing is known.
+    let (least, most) = match vendor {
+        Vendor::OpenAi => (80, 115),
+        Vendor::Other => (70, 150),
     };
     Some(Bounds {
         least: counted * least / 100,
@@ -78,7 +86,7 @@ mod tests {
     fn prose_is_far_below_its_bytes() {
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(100);
         let body = json!({"messages": [{"role": "user", "content": text}]}).to_string();
-        let bounds = of(body.as_bytes(), Dialect::OpenAi).unwrap();
+        let bounds = of(body.as_bytes(), Vendor::OpenAi).unwrap();
         // Ten tokens a sentence, by OpenAI's own tokenizer.
         assert!((800..=1000).contains(&bounds.least), "{bounds:?}");
         assert!((1000..1400).contains(&bounds.most), "{bounds:?}");
@@ -88,8 +96,8 @@ mod tests {
     #[test]
     fn text_without_spaces_and_cut_characters_is_counted() {
         let body = json!({"input": "🚀".repeat(3000)}).to_string();
-        let bounds = of(body.as_bytes(), Dialect::Anthropic).unwrap();
+        let bounds = of(body.as_bytes(), Vendor::Other).unwrap();
         assert!(bounds.most >= 3000, "{bounds:?}");
-        assert_eq!(of(b"no json", Dialect::OpenAi), None);
+        assert_eq!(of(b"no json", Vendor::OpenAi), None);
     }
 }

@@ -93,7 +93,8 @@ async fn what_certainly_doesnt_fit_is_refused_with_the_numbers() {
     // 5,000 bytes are between 625 and 5,000 tokens: the tokenizer tells that it is 1,000 words.
     body["messages"][0]["content"] = "word ".repeat(1000).into();
     assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 200, "what may fit is sent");
-    body["messages"][0]["content"] = "word ".repeat(1300).into();
+    // Another vendor than OpenAI may count three tenths fewer.
+    body["messages"][0]["content"] = "word ".repeat(1500).into();
     assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 400);
     let picture = format!("data:image/png;base64,{}", "A".repeat(100_000));
     body["messages"][0]["content"] = json!([{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": "what?"}]);

@@ -177,6 +177,27 @@ async fn a_refused_credential_opens_the_providers_breaker_until_it_is_rotated() 
     assert_eq!(ask(&server, "second").await.0, 200, "a new credential has a clean record");
 }
 
+/// A target that is left alone is not asked, and every request that another one serves instead has
+/// fallen back.
+#[tokio::test]
+async fn a_target_that_is_passed_over_is_a_fallback_too() {
+    let provider = provider();
+    provider.set_default("sim-first", Script::status(500));
+    let more =
+        "attempts: { same_target: 0 }\nbreaker: { failures: 1, window: 60s, cooldown: 60s }\n";
+    let server = Server::start(&three(&provider, more));
+    for _ in 0..10 {
+        assert_eq!(ask(&server, "first").await.0, 200);
+    }
+    server.log(10).await;
+    let called = provider.requests().iter().filter(|r| r.json()["model"] == "sim-first").count();
+    assert_eq!(called, 1);
+    assert_eq!(server.metric("tollbar_fallback_rate").await, 1.0);
+    let from = "tollbar_fallbacks_total{from=\"p/sim-first\",reason=";
+    assert_eq!(server.metric(&format!("{from}\"error_status\"")).await, 1.0);
+    assert_eq!(server.metric(&format!("{from}\"left_alone\"")).await, 9.0);
+}
+
 #[tokio::test]
 async fn no_first_token_in_time_moves_on() {
     let provider = provider();
