@@ -45,11 +45,15 @@ pub fn pause() {
     }
 }
 
-/// Lets others go first, for so long and no longer: who is asked to hurry doesn't starve.
+/// Lets others go first: after every piece of work for so long, and then now and then, so that
+/// who does it doesn't starve.
 #[derive(Debug, Clone, Copy)]
 pub struct Courtesy {
     until: Instant,
 }
+
+/// So many pieces of work are done in one go once patience is over.
+const GO: usize = 64;
 
 impl Courtesy {
     /// From now on, for this long.
@@ -57,14 +61,14 @@ impl Courtesy {
         Courtesy { until: Instant::now() + patience }
     }
 
-    /// Between two pieces of work: whoever waits for this processor has it first. Returns whether
-    /// it was offered.
-    pub fn offer(self) -> bool {
-        let patient = Instant::now() < self.until;
-        if patient {
+    /// Between two pieces of work, `done` of them before it: whoever waits for this processor has
+    /// it first. Returns whether it was offered.
+    pub fn offer(self, done: usize) -> bool {
+        let offered = done.is_multiple_of(GO) || Instant::now() < self.until;
+        if offered {
             std::thread::yield_now();
         }
-        patient
+        offered
     }
 }
 
@@ -74,8 +78,9 @@ mod tests {
 
     #[test]
     fn courtesy_ends() {
-        assert!(Courtesy::lasting(Duration::from_secs(60)).offer());
-        assert!(!Courtesy::lasting(Duration::ZERO).offer());
+        assert!(Courtesy::lasting(Duration::from_secs(60)).offer(1));
+        let offers = (0..1000).filter(|done| Courtesy::lasting(Duration::ZERO).offer(*done));
+        assert_eq!(offers.count(), 16, "now and then");
     }
 
     #[test]

@@ -21,8 +21,11 @@ const GATHER: Duration = Duration::from_millis(100);
 
 /// How long a batch lets requests go first, row by row: a millisecond of rows in one go is a
 /// millisecond that a request on the same processor may have to wait. A batch that takes longer
-/// is behind, and hurries.
+/// hurries more, …
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// … and one of so many rows is far behind, and thinks of nobody else.
+const FAR_BEHIND: usize = 8_192;
 
 /// How long the thread sleeps when there is nothing to do, or the database refuses.
 const IDLE: Duration = Duration::from_millis(250);
@@ -198,10 +201,11 @@ impl Writer {
         self.known.refresh(&transaction)?;
         let mut booking = Booking::default();
         let courtesy = Courtesy::lasting(PATIENCE);
-        for queued in &batch.rows {
+        let far_behind = batch.rows.len() >= FAR_BEHIND;
+        for (done, queued) in batch.rows.iter().enumerate() {
             // One of the commands is that there are rows again.
-            if !batch.is_urgent() && self.commands.len() <= 1 {
-                courtesy.offer();
+            if !far_behind && !batch.is_urgent() && self.commands.len() <= 1 {
+                courtesy.offer(done);
             }
             if attempts::insert(&transaction, &queued.row)? {
                 booking.add(&self.known, &queued.row, &queued.accounts);
