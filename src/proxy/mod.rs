@@ -21,6 +21,7 @@ mod reply;
 mod settle;
 mod trust;
 mod upstream;
+mod usage;
 mod window;
 mod worst;
 

@@ -1,26 +1,21 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
 use super::attempt::{judge, on_trial, unbilled};
-use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure};
-use super::{admit, worst};
+use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
+use super::usage::{consumed, hear, presume, service, units, unreported};
+use super::worst;
 use crate::access_log::Entry;
-use crate::catalog::{Service, Units, most_seconds};
 use crate::faults;
 use crate::ledger::{MAX_COST, Row};
 use crate::metrics::Metrics;
 use crate::reject::Reason;
 use crate::state::Gateway;
-use crate::units::{NanoUsd, Usage, UsageSource};
-use crate::wire::meter::{End, Report};
-use crate::wire::route::Endpoint;
-use serde::Deserialize;
+use crate::units::{NanoUsd, UsageSource};
+use crate::wire::meter::End;
 use std::time::{Duration, Instant};
 
 /// nginx's word for "the client closed the request".
 pub const CLIENT_LEFT: u16 = 499;
-
-/// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
-const BYTES_PER_TOKEN: u64 = 3;
 
 /// The upstream's body has come to its end, good or bad: books the attempt.
 pub fn answer_ended(gateway: &Gateway, exchange: &mut Exchange) {
@@ -87,57 +82,6 @@ pub fn attempt_failed(
     }
     if let Some(call) = exchange.call.as_mut() {
         call.done.push(record);
-    }
-}
-
-/// A request that was sent and never answered may have been worked on, and be billed: its input
-/// is booked as an estimate.
-fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
-    let may_have_run = matches!(
-        record.failure,
-        Some(
-            Failure::Broken(_)
-                | Failure::Timeout
-                | Failure::FirstToken
-                | Failure::Deadline
-                | Failure::ClientGone
-                | Failure::Cut
-                | Failure::Stale
-        )
-    );
-    if may_have_run && record.status.is_none() {
-        record.usage.input = Some(tokens(attempt.body.len() as u64));
-        record.source = UsageSource::Estimated;
-        let mut units = Units::default();
-        if let Some(call) = &exchange.call {
-            // What is made by the piece is made whole, whoever waits for it.
-            units = self::units(exchange);
-            record.usage.output = pictures(call, attempt);
-            hear(call, attempt, record);
-        }
-        let price = &attempt.candidate.target.price;
-        record.cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
-    }
-}
-
-/// Tokens of the pictures that were asked for, where their maker says how many those are.
-fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
-    if call.endpoint != Endpoint::ImageGenerations {
-        return None;
-    }
-    let each = worst::image_output(&attempt.candidate.target.model)?;
-    Some(each.saturating_mul(worst::answers(call)))
-}
-
-/// Sound whose seconds nobody told: as many as it can have, as they were held.
-fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
-    if call.endpoint.multipart()
-        && attempt.candidate.target.price.per_second.is_some()
-        && record.source == UsageSource::Estimated
-        && record.usage.duration_ms.is_none()
-    {
-        let seconds = most_seconds(attempt.body.len() as u64);
-        record.usage.duration_ms = Some(seconds.saturating_mul(1_000));
     }
 }
 
@@ -242,92 +186,6 @@ fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
     }
 }
 
-/// What is billed by the piece, and known from the request.
-fn units(exchange: &Exchange) -> Units {
-    let Some(call) = &exchange.call else {
-        return Units::default();
-    };
-    let fields = match &call.fields {
-        BodyFields::Json(fields) => fields,
-        BodyFields::Form(..) | BodyFields::Opaque => return Units::default(),
-    };
-    match call.endpoint {
-        Endpoint::ImageGenerations => {
-            Units { images: fields.n.unwrap_or(1).max(1), ..Units::default() }
-        }
-        Endpoint::AudioSpeech => {
-            let text = serde_json::from_slice::<Speech>(&call.body).map(|body| body.input);
-            let characters = text.map_or(call.body.len(), |text| text.chars().count());
-            Units { characters: characters as u64, ..Units::default() }
-        }
-        _ => Units::default(),
-    }
-}
-
-#[derive(Deserialize)]
-struct Speech {
-    input: String,
-}
-
-/// The service tier that the answer says it was served at.
-fn service(told: Option<&str>) -> Service {
-    match told {
-        Some("flex") => Service::Flex,
-        Some("priority" | "fast") => Service::Priority,
-        _ => Service::Standard,
-    }
-}
-
-/// What the attempt consumed: as reported where it was, else estimated from what went past.
-fn consumed(
-    report: &Report,
-    exchange: &Exchange,
-    attempt: &Attempt,
-    failure: Option<&Failure>,
-    unreported: u64,
-) -> (Usage, UsageSource) {
-    let mut usage = report.usage;
-    let cut = failure.is_some() && usage.output.is_none_or(|n| n * 16 < report.text_bytes);
-    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
-    let makes = exchange.call.as_ref().is_none_or(|call| admit::makes_output(call.endpoint));
-    // Of a stream text alone is counted: what was sent has used something. A whole answer has a
-    // frame, too, and may say nothing at all; but then it says so.
-    let untold = match usage.output {
-        None => makes && report.text_bytes > 0,
-        Some(0) => streamed && report.text_bytes > 0,
-        Some(_) => false,
-    };
-    if usage.input.is_some() && !cut && !untold {
-        return (usage, UsageSource::Reported);
-    }
-    usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
-    usage.output = Some(usage.output.unwrap_or(0).max(unreported));
-    (usage, UsageSource::Estimated)
-}
-
-/// Tokens of output, where nothing but the answer's bytes says how many: no fewer than were sent.
-fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u64 {
-    let Some(call) = &exchange.call else {
-        return tokens(report.text_bytes);
-    };
-    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
-    match call.endpoint {
-        endpoint if !admit::makes_output(endpoint) => 0,
-        // The bytes are those of the error, not of anything that was made.
-        _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
-        Endpoint::ImageGenerations if !streamed => {
-            let each = worst::image_output(&attempt.candidate.target.model);
-            each.unwrap_or(0).saturating_mul(worst::answers(call))
-        }
-        _ => tokens(report.text_bytes),
-    }
-}
-
-/// So many bytes of text as tokens.
-fn tokens(bytes: u64) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN)
-}
-
 fn count(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
     let target = &attempt.candidate.target;
     let metrics = &gateway.metrics;
@@ -424,8 +282,8 @@ fn correct_limits(gateway: &Gateway, exchange: &mut Exchange) {
     let Some(mut permit) = call.permit.take() else {
         return;
     };
-    let used = |usage: &Usage| usage.input.unwrap_or(0) + usage.output.unwrap_or(0);
-    let tokens = call.done.iter().map(|record| used(&record.usage)).sum();
+    let each = call.done.iter().flat_map(|record| [record.usage.input, record.usage.output]);
+    let tokens = each.flatten().fold(0, u64::saturating_add);
     permit.correct(tokens, Instant::now());
     let reported = call.done.iter().rfind(|record| record.source == UsageSource::Reported);
     if let Some(input) = reported.and_then(|record| record.usage.input) {

@@ -324,6 +324,8 @@ async fn absurd_usage_is_booked_alike_everywhere() {
     let metrics = metrics.unwrap().text().await.unwrap();
     let line = metrics.lines().find(|line| line.starts_with("tollbar_cost_usd_total{")).unwrap();
     assert_eq!(nano(line.rsplit(' ').next().unwrap()), most, "{line}");
+    server.log(1).await;
+    assert!(!server.stderr().iter().any(|line| line.contains("panicked")));
 }
 
 /// What is made by the piece has been asked for, and may have been made, when nobody answers.

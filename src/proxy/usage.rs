@@ -1,0 +1,151 @@
+//! What an attempt has used: as it was reported, and as it is estimated where nobody said.
+
+use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure};
+use super::{admit, worst};
+use crate::catalog::{Service, Units, most_seconds};
+use crate::ledger::MAX_COST;
+use crate::units::{Usage, UsageSource};
+use crate::wire::meter::{End, Report};
+use crate::wire::route::Endpoint;
+use serde::Deserialize;
+
+/// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
+const BYTES_PER_TOKEN: u64 = 3;
+
+/// A request that was sent and never answered may have been worked on, and be billed: its input
+/// is booked as an estimate.
+pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
+    let may_have_run = matches!(
+        record.failure,
+        Some(
+            Failure::Broken(_)
+                | Failure::Timeout
+                | Failure::FirstToken
+                | Failure::Deadline
+                | Failure::ClientGone
+                | Failure::Cut
+                | Failure::Stale
+        )
+    );
+    if may_have_run && record.status.is_none() {
+        record.usage.input = Some(tokens(attempt.body.len() as u64));
+        record.source = UsageSource::Estimated;
+        let mut units = Units::default();
+        if let Some(call) = &exchange.call {
+            // What is made by the piece is made whole, whoever waits for it.
+            units = self::units(exchange);
+            record.usage.output = pictures(call, attempt);
+            hear(call, attempt, record);
+        }
+        let price = &attempt.candidate.target.price;
+        record.cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
+    }
+}
+
+/// Tokens of the pictures that were asked for, where their maker says how many those are.
+fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
+    if call.endpoint != Endpoint::ImageGenerations {
+        return None;
+    }
+    let each = worst::image_output(&attempt.candidate.target.model)?;
+    Some(each.saturating_mul(worst::answers(call)))
+}
+
+/// Sound whose seconds nobody told: as many as it can have, as they were held.
+pub fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
+    if call.endpoint.multipart()
+        && attempt.candidate.target.price.per_second.is_some()
+        && record.source == UsageSource::Estimated
+        && record.usage.duration_ms.is_none()
+    {
+        let seconds = most_seconds(attempt.body.len() as u64);
+        record.usage.duration_ms = Some(seconds.saturating_mul(1_000));
+    }
+}
+
+/// What the attempt consumed: as reported where it was, else estimated from what went past.
+pub fn consumed(
+    report: &Report,
+    exchange: &Exchange,
+    attempt: &Attempt,
+    failure: Option<&Failure>,
+    unreported: u64,
+) -> (Usage, UsageSource) {
+    let mut usage = report.usage;
+    let cut =
+        failure.is_some() && usage.output.is_none_or(|n| n.saturating_mul(16) < report.text_bytes);
+    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
+    let makes = exchange.call.as_ref().is_none_or(|call| admit::makes_output(call.endpoint));
+    // Of a stream text alone is counted: what was sent has used something. A whole answer has a
+    // frame, too, and may say nothing at all; but then it says so.
+    let untold = match usage.output {
+        None => makes && report.text_bytes > 0,
+        Some(0) => streamed && report.text_bytes > 0,
+        Some(_) => false,
+    };
+    if usage.input.is_some() && !cut && !untold {
+        return (usage, UsageSource::Reported);
+    }
+    usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
+    usage.output = Some(usage.output.unwrap_or(0).max(unreported));
+    (usage, UsageSource::Estimated)
+}
+
+/// Tokens of output, where nothing but the answer's bytes says how many: no fewer than were sent.
+pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u64 {
+    let Some(call) = &exchange.call else {
+        return tokens(report.text_bytes);
+    };
+    let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
+    match call.endpoint {
+        endpoint if !admit::makes_output(endpoint) => 0,
+        // The bytes are those of the error, not of anything that was made.
+        _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
+        Endpoint::ImageGenerations if !streamed => {
+            let each = worst::image_output(&attempt.candidate.target.model);
+            each.unwrap_or(0).saturating_mul(worst::answers(call))
+        }
+        _ => tokens(report.text_bytes),
+    }
+}
+
+/// So many bytes of text as tokens.
+fn tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// What is billed by the piece, and known from the request.
+pub fn units(exchange: &Exchange) -> Units {
+    let Some(call) = &exchange.call else {
+        return Units::default();
+    };
+    let fields = match &call.fields {
+        BodyFields::Json(fields) => fields,
+        BodyFields::Form(..) | BodyFields::Opaque => return Units::default(),
+    };
+    match call.endpoint {
+        Endpoint::ImageGenerations => {
+            Units { images: fields.n.unwrap_or(1).max(1), ..Units::default() }
+        }
+        Endpoint::AudioSpeech => {
+            let text = serde_json::from_slice::<Speech>(&call.body).map(|body| body.input);
+            let characters = text.map_or(call.body.len(), |text| text.chars().count());
+            Units { characters: characters as u64, ..Units::default() }
+        }
+        _ => Units::default(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Speech {
+    input: String,
+}
+
+/// The service tier that the answer says it was served at.
+pub fn service(told: Option<&str>) -> Service {
+    match told {
+        Some("flex") => Service::Flex,
+        Some("priority" | "fast") => Service::Priority,
+        _ => Service::Standard,
+    }
+}
