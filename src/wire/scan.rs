@@ -223,10 +223,10 @@ fn fast(cursor: &mut Cursor) -> Result<(), ScanError> {
 
 /// How many prompts a list has; `None` where it is one, of token numbers.
 fn prompts(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
-    let (mut count, mut numbers) = (0, false);
+    let (mut count, mut numbers) = (0, true);
     cursor.array(|cursor| {
         count += 1;
-        numbers |= matches!(cursor.peek(), Some(b'-' | b'0'..=b'9'));
+        numbers &= matches!(cursor.peek(), Some(b'-' | b'0'..=b'9'));
         cursor.value(2).map(drop)
     })?;
     Ok((!numbers).then_some(count))

@@ -160,6 +160,7 @@ async fn every_prompt_of_a_list_has_an_answer_of_its_own() {
         (json!(["a", "b", "c"]), 3),
         (json!([[1, 2], [3]]), 2),
         (json!([1, 2, 3]), 1),
+        (json!(["a", "b", 3]), 3),
     ] {
         let body = ask(prompt);
         let bytes = body.to_string().len() as u64;
