@@ -35,6 +35,8 @@ pub struct Price {
     pub per_character: Option<NanoUsd>,
     /// Each server-side search.
     pub per_search: Option<NanoUsd>,
+    /// Each request for which there was a search, however many there were.
+    pub per_searched_request: Option<NanoUsd>,
     /// Rates for long prompts, in any order.
     pub steps: Vec<Step>,
     /// Rates of the slow service tier.
@@ -127,12 +129,14 @@ impl Price {
             (0, Some(price)) => u128::from(usage.duration_ms.unwrap_or(0)) * u128::from(price.0),
             _ => 0,
         };
+        let searches = usage.web_searches.unwrap_or(0);
         let pico = tokens
             + seconds
             + each(1, self.per_request)
             + each(units.images, self.per_image)
             + each(units.characters, self.per_character)
-            + each(usage.web_searches.unwrap_or(0), self.per_search);
+            + each(searches, self.per_search)
+            + each(searches.min(1), self.per_searched_request);
         nano(pico)
     }
 
@@ -162,6 +166,7 @@ impl Price {
             .saturating_add(each(bytes, self.per_character))
             .saturating_add(each(most_seconds(bytes), self.per_second))
             .saturating_add(each(searches, self.per_search))
+            .saturating_add(each(searches.min(1), self.per_searched_request))
     }
 
     /// The rates for a request with so many tokens of input.

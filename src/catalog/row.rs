@@ -73,8 +73,27 @@ pub(super) fn parse(line: &str, version: &Arc<str>) -> Option<ModelCard> {
     })
 }
 
-/// A thousand server-side searches are $10 at the providers that report them.
+/// A thousand searches are $10 at OpenAI and Anthropic.
 const SEARCH: NanoUsd = NanoUsd(10_000_000);
+
+/// At Google, a thousand are $14 with Gemini 3 and later; …
+const GOOGLE_SEARCH: NanoUsd = NanoUsd(14_000_000);
+
+/// … with those before, a thousand requests that search are $35, however often each does
+/// (<https://ai.google.dev/gemini-api/docs/pricing>). Both have some for nothing first.
+const GOOGLE_SEARCHED: NanoUsd = NanoUsd(35_000_000);
+
+/// The price of each search, and of each request that searches.
+fn searches(row: &Row<'_>) -> (Option<NanoUsd>, Option<NanoUsd>) {
+    let id = row.id.rsplit('/').next().unwrap_or_default();
+    let by_request = ["gemini-1", "gemini-2"].iter().any(|old| id.starts_with(old));
+    match row.p.as_str() {
+        "openai" | "anthropic" | "azure" => (Some(SEARCH), None),
+        "gemini" | "vertex_ai" if by_request => (None, Some(GOOGLE_SEARCHED)),
+        "gemini" | "vertex_ai" if id.starts_with("gemini") => (Some(GOOGLE_SEARCH), None),
+        _ => (None, None),
+    }
+}
 
 fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
     let base = rates(&row.usd, "")?;
@@ -82,6 +101,7 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         let any = row.usd.keys().any(|kind| kind.starts_with(prefix));
         any.then(|| rates(&row.usd, prefix)).flatten()
     };
+    let (per_search, per_searched_request) = searches(row);
     let mut steps = Vec::new();
     for (above, kinds) in &row.above {
         steps.push(Step { above_input_tokens: above.parse().ok()?, rates: rates(kinds, "")? });
@@ -100,7 +120,8 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         per_image: each(&row.unit, "image")?,
         per_second: each(&row.unit, "second")?,
         per_character: each(&row.unit, "character")?,
-        per_search: matches!(row.p.as_str(), "openai" | "anthropic" | "azure").then_some(SEARCH),
+        per_search,
+        per_searched_request,
         steps,
         flex: service("flex_"),
         priority: service("priority_"),

@@ -195,3 +195,17 @@ fn the_index_is_built_in_no_time() {
     let _ = Catalog::builtin().find("openai", "gpt-4o-mini");
     assert!(start.elapsed().as_millis() < 200);
 }
+
+#[test]
+fn searches_at_google_are_billed_by_request_or_by_search() {
+    let used = |n| Usage { web_searches: Some(n), ..Usage::default() };
+    for (id, none, one, three) in [
+        ("gemini-2.5-flash", 0, 35_000_000, 35_000_000),
+        ("gemini-3-flash-preview", 0, 14_000_000, 42_000_000),
+    ] {
+        let price = price("gemini", id);
+        assert_eq!([0, 1, 3].map(|n| price.cost(&used(n)).0), [none, one, three], "{id}");
+        assert_eq!(price.units_worst(1, 0, 3).0, three, "{id}");
+        assert_eq!(price.units_worst(1, 0, 0).0, 0, "{id}");
+    }
+}

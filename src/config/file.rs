@@ -134,6 +134,7 @@ section! { PriceMap {
     per_second: NanoUsd,
     per_character: NanoUsd,
     per_search: NanoUsd,
+    per_searched_request: NanoUsd,
     steps: Vec<PriceStep>,
     context_window: At<Positive>,
     max_output_tokens: At<Positive>,

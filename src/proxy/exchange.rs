@@ -3,7 +3,6 @@
 
 use super::control::Control;
 use super::cork::Cork;
-use super::marks::Marks;
 use super::passthrough::Via;
 use super::pledge::Pledge;
 use crate::access_log::AttemptLine;
@@ -16,6 +15,7 @@ use crate::plan::health::{Blocked, Permit};
 use crate::reject::{Reason, Reject};
 use crate::state::{ByteShare, Gateway, RunningGuard};
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
+use crate::wire::marks::Marks;
 use crate::wire::meter::{Meter, Report};
 use crate::wire::multipart::Form;
 use crate::wire::route::Endpoint;

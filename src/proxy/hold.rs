@@ -1,7 +1,7 @@
 //! Money for an attempt: its worst case is held on every budget before a byte goes upstream.
 
 use super::exchange::Call;
-use super::worst::Worst;
+use super::worst::{Unbounded, Worst};
 use super::{admit, upstream};
 use crate::alerts::Alert;
 use crate::budget::{Charge, Hold, Refusal};
@@ -69,8 +69,10 @@ impl Money<'_> {
         let bounded = charges.iter().any(|charge| !charge.budgets.is_empty());
         let worst = |exact| Worst::of(call, &candidate.model, &candidate.target, exact);
         let first = worst(false);
-        if first.is_none() && bounded {
-            return Err(unbounded(candidate));
+        if let Err(why) = first
+            && bounded
+        {
+            return Err(unbounded(candidate, why));
         }
         let mut most = first.as_ref().map_or(NanoUsd(0), Worst::cost);
         let mut refusal = match self.acquire(&charges, most).await? {
@@ -78,7 +80,7 @@ impl Money<'_> {
             Err(refusal) => refusal,
         };
         // The bytes of a body are a crude bound: look closer before the answer is no.
-        let closer = if refusal.store_failed { None } else { worst(true) };
+        let closer = if refusal.store_failed { None } else { worst(true).ok() };
         if let Some(closer) = closer.as_ref().map(Worst::cost).filter(|closer| *closer < most) {
             most = closer;
             refusal = match self.acquire(&charges, most).await? {
@@ -188,12 +190,21 @@ impl Money<'_> {
 /// How long a request may wait for the store to extend its lease, even with `admission.wait: 0s`.
 const LEASE_WAIT: Duration = Duration::from_secs(2);
 
-fn unbounded(candidate: &Candidate) -> Short {
-    let message = format!(
-        "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens); the operator can set max_output_tokens on the model.",
-        candidate.model.name
-    );
-    let reject = Reject::new(Reason::InvalidRequest, message).param("max_tokens");
+fn unbounded(candidate: &Candidate, why: Unbounded) -> Short {
+    let (param, message) = match why {
+        Unbounded::Output => (
+            "max_tokens",
+            format!(
+                "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens); the operator can set max_output_tokens on the model.",
+                candidate.model.name
+            ),
+        ),
+        Unbounded::Pictures => (
+            "tools",
+            "a budget is set, and nothing says what the pictures of the image_generation tool can cost. Leave the tool out, or ask the images endpoint.".to_owned(),
+        ),
+    };
+    let reject = Reject::new(Reason::InvalidRequest, message).param(param);
     Short { reject, other_target_may_do: false }
 }
 

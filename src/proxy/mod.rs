@@ -12,7 +12,6 @@ mod failure;
 mod held;
 mod hold;
 mod inspect;
-mod marks;
 mod models;
 mod passthrough;
 mod pledge;

@@ -115,7 +115,9 @@ fn book(
         record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
         record.bytes = relay.bytes;
         record.upstream_id.clone_from(&relay.upstream_id);
-        if relay.status < 300 {
+        // An error that says what it has used will be on the bill, too.
+        let said = report.usage.input.is_some() || report.usage.output.is_some();
+        if relay.status < 300 || said {
             let unreported = unreported(exchange, attempt, &report);
             (record.usage, record.source) =
                 consumed(&report, exchange, attempt, record.failure.as_ref(), unreported);
@@ -126,7 +128,8 @@ fn book(
             let cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
             let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
             record.cost = worst::in_region(regional, cost).min(MAX_COST);
-        } else if record.failure.is_none() {
+        }
+        if relay.status >= 300 && record.failure.is_none() {
             record.outcome = "relayed_error";
         }
     }

@@ -6,10 +6,10 @@
 
 use super::admit;
 use super::exchange::{BodyFields, Call};
-use super::marks::{self, Marks};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
+use crate::wire::marks::{self, Marks};
 use crate::wire::route::Endpoint;
 use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens::{self, Vendor};
@@ -40,19 +40,42 @@ pub struct Worst<'a> {
     regional: bool,
 }
 
+/// Why nothing says what an attempt can cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unbounded {
+    /// Its output has no end.
+    Output,
+    /// The provider may draw pictures on the way, and doesn't say how many tokens they have.
+    Pictures,
+}
+
 impl<'a> Worst<'a> {
-    /// The bounds of a request at a target; `None`: nothing bounds its output.
-    pub fn of(call: &Call, model: &Model, target: &'a Target, exact: bool) -> Option<Worst<'a>> {
+    /// The bounds of a request at a target.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn of(
+        call: &Call,
+        model: &Model,
+        target: &'a Target,
+        exact: bool,
+    ) -> Result<Worst<'a>, Unbounded> {
+        if marks(call).beyond.draws {
+            return Err(Unbounded::Pictures);
+        }
         let output = match admit::output(call.endpoint, model, &call.fields) {
             _ if !call.metered => 0,
             Some(output) => output,
             None if output_is_free(target) => 0,
-            None => largest_output(call, model, target)?.saturating_mul(answers(call)),
+            None => {
+                let largest = largest_output(call, model, target).ok_or(Unbounded::Output)?;
+                largest.saturating_mul(answers(call))
+            }
         };
         let input = input(call, model, target, exact);
-        let searches = if marks(call).search { MOST_SEARCHES } else { 0 };
+        let searches = if marks(call).beyond.search { MOST_SEARCHES } else { 0 };
         let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
-        Some(Worst {
+        Ok(Worst {
             target,
             input,
             output,
@@ -135,8 +158,11 @@ pub fn image_output(id: &str) -> Option<u64> {
     known.then_some(PICTURE_MADE)
 }
 
-/// Looked for once, however many attempts there are.
+/// Looked for once, however many attempts there are. Forms have fields for what they can ask for.
 fn marks(call: &Call) -> Marks {
+    if !matches!(call.fields, BodyFields::Json(_)) {
+        return Marks::default();
+    }
     *call.marks.get_or_init(|| marks::of(&call.body))
 }
 
@@ -148,8 +174,8 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
         return bytes;
     }
     let marks = marks(call);
-    let seen = if exact || marks.media { contents(call, target, exact) } else { bytes };
-    if marks.unseen { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
+    let seen = if exact || marks.picture { contents(call, target, exact) } else { bytes };
+    if marks.beyond.unseen { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
 }
 
 /// Text by its bytes or, to be exact, by a tokenizer's count with a margin; pictures by their

@@ -7,10 +7,12 @@
 pub mod route;
 pub mod route_path;
 
+pub mod beyond;
 pub mod fault;
 pub mod json;
 pub mod json_text;
 pub mod look;
+pub mod marks;
 pub mod multipart;
 pub mod runs;
 pub mod scan;

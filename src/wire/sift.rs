@@ -105,7 +105,8 @@ impl Sifter {
     /// some bytes, at least one, and returns how many.
     fn start(&mut self, rest: &[u8]) -> usize {
         match rest.first() {
-            Some(b' ' | b'\t' | b'\n' | b'\r') => {}
+            // A byte order mark is none of it; some servers send one.
+            Some(b' ' | b'\t' | b'\n' | b'\r' | 0xEF | 0xBB | 0xBF) => {}
             Some(b'{') => self.open_object(),
             Some(b'[') => {
                 self.depth = 1;

@@ -43,14 +43,21 @@ enum Within {
 }
 
 /// Members that hold what a model or a tool wrote, or the shape of it.
-const WRITTEN: [&str; 8] = [
+pub const WRITTEN: [&str; 15] = [
     "arguments",
     "args",
     "response",
     "parameters",
+    "parametersJsonSchema",
+    "parameters_json_schema",
     "input_schema",
+    "input_examples",
     "schema",
     "responseSchema",
+    "response_schema",
+    "responseJsonSchema",
+    "response_json_schema",
+    "_responseJsonSchema",
     "metadata",
 ];
 

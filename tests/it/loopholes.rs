@@ -199,6 +199,14 @@ async fn input_that_is_only_referred_to_is_held_as_a_full_window() {
         let held = held(&server, &provider, path, body.clone()).await;
         assert!((500_000..510_000).contains(&held), "{held}: {body}");
     }
+    // Names of one's own tools, and what is said about them, are none of that.
+    let schema = json!({"type": "object", "properties": {"document": {"type": "string"}}});
+    let tool =
+        json!({"type": "function", "function": {"name": "mcp__web_search", "parameters": schema}});
+    let text = "web_search in the \"document\"";
+    let own = json!({"model": "gpt", "max_tokens": 9, "tools": [tool], "messages": [{"role": "user", "content": text}]});
+    let most = held(&server, &provider, chat, own).await;
+    assert!(most < 400, "{most}");
     // What a model wrote is text, even where it says that it is a picture.
     let long = "AbCdEfGh1".repeat(4_000);
     let call =
@@ -237,6 +245,52 @@ async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
         body[field] = value;
     }
     assert_eq!(post_to(server.url("/v1/chat/completions"), body).await.status(), 200);
+}
+
+/// The pictures of a tool aren't in the answer's usage: nobody would know what was spent.
+#[tokio::test]
+async fn pictures_on_the_way_to_an_answer_have_no_bound() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let mut body = json!({"model": "gpt", "max_output_tokens": 9, "input": "A tree.",
+        "tools": [{"type": "image_generation"}]});
+    let answer = post_to(server.url("/v1/responses"), body.clone()).await;
+    assert_eq!(answer.status(), 400);
+    let error = answer.text().await.unwrap();
+    assert!(error.contains("image_generation") && error.contains("\"tools\""), "{error}");
+    assert_eq!(provider.requests().len(), 0);
+    body["tools"] = json!([{"type": "function", "name": "image_generation", "parameters": {}}]);
+    assert_eq!(post_to(server.url("/v1/responses"), body).await.status(), 200);
+}
+
+/// Some providers bill what failed, and say so in the error.
+#[tokio::test]
+async fn an_error_that_says_what_it_used_is_booked() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let error =
+        json!({"error": {"message": "the tool call is no JSON", "code": "tool_use_failed"}});
+    let mut said = error.clone();
+    said["usage"] = json!({"prompt_tokens": 20, "completion_tokens": 30});
+    for (body, cost_of) in [(&error, 0), (&said, 50_000_000)] {
+        let script = Script { status: Some(400), ..plain(body) };
+        let row = booked(&server, &provider, "/v1/chat/completions", chat("gpt"), script).await;
+        assert_eq!((cost(&row), &row["outcome"]), (cost_of, &json!("relayed_error")), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_hides_nothing() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let body = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 30}});
+    let script = Script { body: Some(format!("\u{feff}{body}")), ..Script::default() };
+    let row = booked(&server, &provider, "/v1/chat/completions", chat("gpt"), script).await;
+    assert_eq!(
+        (cost(&row), &row["usage_source"], &row["outcome"]),
+        (50_000_000, &json!("reported"), &json!("ok"))
+    );
 }
 
 #[tokio::test]

@@ -103,10 +103,18 @@ fn a_text_that_stops_is_not_complete() {
 
 #[test]
 fn what_is_no_object_has_no_members() {
-    for json in ["7", "\"usage\"", "null", "not json {\"usage\":1}", "", "\u{feff}{\"usage\":1}"] {
+    for json in ["7", "\"usage\"", "null", "not json {\"usage\":1}", ""] {
         let tap = tap(&[json.as_bytes()]);
         assert_eq!(kept(&tap, "usage"), None, "{json}");
         assert!(!tap.complete(), "{json}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_none_of_the_text() {
+    let json = "\u{feff}{\"usage\":1}";
+    for pieces in cuts(json.as_bytes()) {
+        assert_eq!(text(&tap(&pieces), "usage"), Some("1"), "{pieces:?}");
     }
 }
 
