@@ -117,7 +117,8 @@ impl Alert {
         let (spent, cap) = (dollars(account.spent), dollars(account.cap));
         let end = ends(account.window_end);
         let per = account.per;
-        let text = if account.spent >= account.cap {
+        // Of the shares that are passed at once each has an alert of its own.
+        let text = if account.spent >= account.cap && share == 1_000_000 {
             format!(
                 "The budget of {whose} is used up: ${spent} of ${cap} per {per} is spent. {end}"
             )

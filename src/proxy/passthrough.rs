@@ -141,13 +141,19 @@ pub fn model(
     if !caller.models.allows(&name) {
         return Err(not_allowed(caller, &name));
     }
-    let configured = snapshot
-        .models
-        .values()
-        .flat_map(|model| &model.targets)
-        .find(|target| target.provider == provider.name && target.model == id);
-    let target = match configured {
-        Some(target) => target.clone(),
+    let same = |target: &&Arc<Target>| target.provider == provider.name && target.model == id;
+    let models = snapshot.models.values();
+    let configured = models.filter_map(|model| Some((model, model.targets.iter().find(same)?)));
+    // Of several the widest bounds hold: the others are for those who ask by that name. So does
+    // the highest price.
+    let bound = |of: fn(&Model) -> Option<u64>| {
+        let bounds = configured.clone().map(|(model, _)| of(model));
+        bounds.reduce(|one, other| Some(one?.max(other?))).flatten()
+    };
+    let (output, window) = (bound(|model| model.max_output_tokens), bound(|m| m.context_window));
+    let dearest = configured.clone().max_by_key(|(_, target)| target.price.blended());
+    let target = match dearest {
+        Some((_, target)) => target.clone(),
         None => from_catalogue(snapshot, provider, id).ok_or_else(|| {
             Reject::new(
                 Reason::UnpricedModel,
@@ -159,13 +165,14 @@ pub fn model(
             .param("model")
         })?,
     };
-    Ok(made_up(name, target))
+    let window = window.or_else(|| target.card.as_ref()?.context_window);
+    Ok(made_up(name, target, output, window))
 }
 
 /// The model that an unmetered request is booked under; it costs nothing that is known.
 pub fn nothing(provider: &Provider) -> Arc<Model> {
     let target = target_of(provider, "-", Price::free(), Tier(0));
-    made_up(format!("{}/-", provider.name), Arc::new(target))
+    made_up(format!("{}/-", provider.name), Arc::new(target), None, None)
 }
 
 fn from_catalogue(snapshot: &Snapshot, provider: &Provider, id: &str) -> Option<Arc<Target>> {
@@ -195,15 +202,20 @@ fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target 
     }
 }
 
-fn made_up(name: String, target: Arc<Target>) -> Arc<Model> {
+fn made_up(
+    name: String,
+    target: Arc<Target>,
+    max_output_tokens: Option<u64>,
+    context_window: Option<u64>,
+) -> Arc<Model> {
     Arc::new(Model {
         name,
         tier: target.tier,
         targets: vec![target],
         fallbacks: Vec::new(),
         fallback_written: false,
-        max_output_tokens: None,
-        context_window: None,
+        max_output_tokens,
+        context_window,
         first_token_timeout: None,
         latency_budget: None,
         scope: Scope::default(),

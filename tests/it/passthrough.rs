@@ -68,6 +68,28 @@ async fn what_cant_be_metered_or_priced_is_refused() {
     assert_eq!(seen.header("authorization"), Some("Bearer sk-provider"));
 }
 
+/// A target that a model names has that model's bounds, by whichever way it is asked.
+#[tokio::test]
+async fn the_bounds_of_a_configured_target_hold() {
+    let provider = provider();
+    let target = "{ provider: p, model: own, price: { input: 1, output: 1 } }";
+    let models = format!(
+        "models:\n  wide: {{ targets: [ {target} ], max_output_tokens: 50, context_window: 1000 }}\n  \
+           narrow: {{ targets: [ {target} ], max_output_tokens: 5, context_window: 1000 }}\n"
+    );
+    let config = config_with(&provider, "\"p/own\"").replace("models:\n", &models);
+    let server = Server::start(&config);
+    let path = "/passthrough/p/v1/chat/completions";
+    let (status, answer) = post(&server, path, &chat("own")).await;
+    assert_eq!(status, 200, "{answer}");
+    let sent: Value = serde_json::from_slice(&provider.requests()[0].body).unwrap();
+    assert_eq!(sent["max_completion_tokens"].as_u64().or(sent["max_tokens"].as_u64()), Some(50));
+    let mut long = chat("own");
+    long["messages"][0]["content"] = "word ".repeat(10_000).into();
+    let (status, answer) = post(&server, path, &long).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")));
+}
+
 #[tokio::test]
 async fn a_models_list_passes_through() {
     let provider = provider();

@@ -54,6 +54,8 @@ fn what_is_told_can_be_read_by_people() {
     assert_eq!(alert.text, text);
     let all = Alert::budget_share(&account(1_000_000_000, "2026-11-22T00:00:00Z"), 1_000_000);
     assert!(all.text.contains("is used up: $1.00 of $1.00 per day"), "{}", all.text);
+    let most = Alert::budget_share(&account(1_000_000_000, "2026-11-22T00:00:00Z"), 800_000);
+    assert!(most.text.starts_with("80 % of the budget"), "{}", most.text);
 }
 
 #[test]

@@ -299,6 +299,22 @@ fn two_processes_share_a_cap() {
 }
 
 #[test]
+fn what_another_process_may_spend_is_reserved_and_not_spent() {
+    let dir = Dir::new();
+    let (one, two) = (bench(&dir, Tz::UTC), bench(&dir, Tz::UTC));
+    let daily = [cap(10_000, Per::Day)];
+    one.hold(&[key("k", &daily)], 50, noon()).unwrap().settle(NanoUsd(50), row("k"));
+    let _held = two.hold(&[key("k", &daily)], 50, noon()).unwrap();
+    let seen = two.one(ScopeKind::Key, "k", Per::Day, noon());
+    let (spent, reserved) = (seen.spent.0, seen.elsewhere.0);
+    // What the first has leased is either known to be spent or still reserved.
+    assert!(spent <= 50 && reserved > 0, "{seen:?}");
+    assert!(spent + reserved > 50 && spent + reserved + 50 <= 10_000, "{seen:?}");
+    let refusal = two.hold(&[key("k", &daily)], 10_000, noon()).err().unwrap();
+    assert_eq!((refusal.spent.0, refusal.elsewhere.0, refusal.held.0), (spent, reserved, 50));
+}
+
+#[test]
 fn a_failing_store_refuses_unless_it_may_fail_open() {
     let dir = Dir::new();
     let options = Options { busy_wait: std::time::Duration::from_millis(5), ..Options::default() };
