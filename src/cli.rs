@@ -124,6 +124,15 @@ fn check(file: &ConfigFile) -> ExitCode {
             for warning in &loaded.warnings {
                 println!("warning: {}", warning.located(&path.display().to_string()));
             }
+            // Only a warning: another machine may run it, or another user.
+            let state = loaded.snapshot.state_path.parent().filter(|dir| !dir.is_dir());
+            if let Some(missing) = state {
+                println!(
+                    "warning: {}: state.path: there is no directory {} here; it has to be there when the server starts",
+                    path.display(),
+                    missing.display()
+                );
+            }
             print!("{}", config::plan(&loaded.snapshot));
             ExitCode::SUCCESS
         }

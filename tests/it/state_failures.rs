@@ -219,7 +219,18 @@ async fn a_start_without_a_usable_file_says_why_and_ends() {
     let scratch = Scratch::new();
     let file = scratch.0.join("state/tollbar.db");
     std::fs::write(scratch.0.join("tollbar.yaml"), config(&provider, "open")).unwrap();
+    let check = || {
+        let out = Command::new(env!("CARGO_BIN_EXE_tollbar"))
+            .args(["check", "-c", "tollbar.yaml"])
+            .current_dir(&scratch.0)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap().contains("state.path: there is no directory")
+    };
+    assert!(check());
     std::fs::create_dir(scratch.0.join("state")).unwrap();
+    assert!(!check());
     // Also where failures are tolerated: an operator is there at a start.
     std::fs::write(&file, b"this is no database at all, it only has its name".repeat(100)).unwrap();
     assert!(refused(&scratch.0, "true", &[]).contains("not a Tollbar database, or damaged"));
