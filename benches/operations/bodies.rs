@@ -30,8 +30,10 @@ fn rewrite(body: Bytes) -> Box<dyn Work> {
         let fields = scan(black_box(&body)).unwrap();
         let wanted = Wanted {
             model: Some("gpt-4o-mini-2024-07-18"),
-            output_cap: Some((CapName::MaxCompletionTokens, 1_024)),
+            cap_name: Some(CapName::MaxCompletionTokens),
+            output_cap: Some(1_024),
             include_usage: fields.stream,
+            ..Wanted::default()
         };
         black_box(splice(&body, &edits(&fields, &wanted)));
     })

@@ -104,8 +104,11 @@ pub fn output(endpoint: Endpoint, model: &Model, fields: &BodyFields) -> Option<
         BodyFields::Form(..) => return None,
         BodyFields::Opaque => return Some(0),
     };
-    let obeyed = fields.caps.iter().filter(|cap| endpoint.obeys(cap.name));
-    let asked = obeyed.filter_map(|cap| cap.tokens).max();
+    // Some servers read 0 as no cap at all.
+    let trusts_zero = endpoint == Endpoint::Messages;
+    let names = endpoint.caps().iter();
+    let asked = names.filter_map(|name| fields.capped(*name).filter(|n| trusts_zero || *n > 0));
+    let asked = asked.max();
     let most = asked.into_iter().chain(model.max_output_tokens).min()?;
     Some(most.saturating_mul(answers(fields)))
 }

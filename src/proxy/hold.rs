@@ -70,7 +70,7 @@ impl Money<'_> {
         let worst = |exact| Worst::of(call, &candidate.model, &candidate.target, exact);
         let first = worst(false);
         if let Err(why) = first
-            && bounded
+            && (bounded || why == Unbounded::OtherModel)
         {
             return Err(unbounded(candidate, why));
         }
@@ -198,6 +198,17 @@ fn unbounded(candidate: &Candidate, why: Unbounded) -> Short {
                 "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens); the operator can set max_output_tokens on the model.",
                 candidate.model.name
             ),
+        ),
+        Unbounded::Service => (
+            "service_tier",
+            format!(
+                "a budget is set, and nothing says what `{}` costs at this service_tier. Leave service_tier out.",
+                candidate.model.name
+            ),
+        ),
+        Unbounded::OtherModel => (
+            "tools",
+            "a tool lets another model work for the answer, which the gateway can neither choose nor price. Leave it out.".to_owned(),
         ),
         Unbounded::Pictures => (
             "tools",

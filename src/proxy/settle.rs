@@ -10,8 +10,9 @@ use crate::ledger::{MAX_COST, Row};
 use crate::metrics::Metrics;
 use crate::reject::Reason;
 use crate::state::Gateway;
-use crate::units::{NanoUsd, UsageSource};
+use crate::units::{Dialect, NanoUsd, UsageSource};
 use crate::wire::meter::End;
+use crate::wire::route::Endpoint;
 use std::time::{Duration, Instant};
 
 /// nginx's word for "the client closed the request".
@@ -115,9 +116,15 @@ fn book(
         record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
         record.bytes = relay.bytes;
         record.upstream_id.clone_from(&relay.upstream_id);
-        // An error that says what it has used will be on the bill, too.
+        // An error that says what it has used will be on the bill, too, …
         let said = report.usage.input.is_some() || report.usage.output.is_some();
-        if relay.status < 300 || said {
+        // … and one that came in place of a stream will not: Anthropic opens a stream with its
+        // first event. Others are known to do so sooner.
+        let target = &attempt.candidate.target;
+        let failed =
+            report.first_error_only && relay.events && target.dialect == Dialect::Anthropic;
+        let billed = exchange.endpoint.is_none_or(Endpoint::is_billed);
+        if billed && (said || (relay.status < 300 && !failed)) {
             let unreported = unreported(exchange, attempt, &report);
             (record.usage, record.source) =
                 consumed(&report, exchange, attempt, record.failure.as_ref(), unreported);

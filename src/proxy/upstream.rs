@@ -69,7 +69,9 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
         BodyFields::Json(fields) => {
             let wanted = Wanted {
                 model: (!call.endpoint.model_in_path()).then_some(target.model.as_str()),
-                output_cap: cap_name(call.endpoint, target).zip(cap),
+                cap_name: cap_name(call.endpoint, target),
+                older_cap: knows_older_cap_only(call.endpoint, target),
+                output_cap: cap,
                 include_usage: asks_usage(call.endpoint) && call.stream,
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
@@ -97,6 +99,15 @@ pub fn cap_name(endpoint: Endpoint, target: &Target) -> Option<CapName> {
         Endpoint::GeminiGenerate | Endpoint::GeminiStream => Some(CapName::GenerationConfig),
         _ => None,
     }
+}
+
+/// Vendors whose chat takes no notice of `max_completion_tokens`, by their API references.
+const OLDER_CAP: [&str; 5] = ["dashscope", "deepseek", "mistral", "perplexity", "zai"];
+
+fn knows_older_cap_only(endpoint: Endpoint, target: &Target) -> bool {
+    let vendor = target.card.as_ref().map(|card| card.provider.as_str());
+    endpoint == Endpoint::ChatCompletions
+        && vendor.is_some_and(|vendor| OLDER_CAP.contains(&vendor))
 }
 
 /// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.

@@ -12,6 +12,10 @@ use serde::Deserialize;
 /// Bytes of text per token, for estimates: low, so that an estimate is not below the truth.
 const BYTES_PER_TOKEN: u64 = 3;
 
+/// Bytes of speech per token of it, for estimates: OpenAI bills a minute of speech as some 1,250
+/// tokens, and its most compressed format has some 4,000 bytes a second.
+const BYTES_PER_SOUND_TOKEN: u64 = 160;
+
 /// A request that was sent and never answered may have been worked on, and be billed: its input
 /// is booked as an estimate.
 pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
@@ -27,7 +31,8 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
                 | Failure::Stale
         )
     );
-    if may_have_run && record.status.is_none() {
+    let billed = exchange.endpoint.is_none_or(Endpoint::is_billed);
+    if may_have_run && billed && record.status.is_none() {
         record.usage.input = Some(tokens(attempt.body.len() as u64));
         record.source = UsageSource::Estimated;
         let mut units = Units::default();
@@ -101,10 +106,11 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
         endpoint if !admit::makes_output(endpoint) => 0,
         // The bytes are those of the error, not of anything that was made.
         _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
-        Endpoint::ImageGenerations if !streamed => {
+        Endpoint::ImageGenerations => {
             let each = worst::image_output(&attempt.candidate.target.model);
             each.unwrap_or(0).saturating_mul(worst::answers(call))
         }
+        Endpoint::AudioSpeech => report.text_bytes.div_ceil(BYTES_PER_SOUND_TOKEN),
         _ => tokens(report.text_bytes),
     }
 }

@@ -47,6 +47,10 @@ pub enum Unbounded {
     Output,
     /// The provider may draw pictures on the way, and doesn't say how many tokens they have.
     Pictures,
+    /// A faster service is asked for, and nobody has said what it costs.
+    Service,
+    /// Another model may work for the answer, at a price of its own.
+    OtherModel,
 }
 
 impl<'a> Worst<'a> {
@@ -60,11 +64,24 @@ impl<'a> Worst<'a> {
         target: &'a Target,
         exact: bool,
     ) -> Result<Worst<'a>, Unbounded> {
-        if marks(call).beyond.draws {
+        let beyond = marks(call).beyond;
+        if beyond.others {
+            return Err(Unbounded::OtherModel);
+        }
+        if beyond.draws {
             return Err(Unbounded::Pictures);
         }
+        let faster = matches!(&call.fields, BodyFields::Json(fields) if fields.priority);
+        if faster && target.price.priority.is_none() && !target.price.free {
+            return Err(Unbounded::Service);
+        }
+        let pictures = image_output(&target.model);
         let output = match admit::output(call.endpoint, model, &call.fields) {
             _ if !call.metered => 0,
+            // Their endpoint knows no cap.
+            _ if call.endpoint == Endpoint::ImageGenerations && pictures.is_some() => {
+                pictures.unwrap_or_default().saturating_mul(answers(call))
+            }
             Some(output) => output,
             None if output_is_free(target) => 0,
             None => {
@@ -144,7 +161,7 @@ fn output_is_free(target: &Target) -> bool {
 /// What one answer can have at most.
 fn largest_output(call: &Call, model: &Model, target: &Target) -> Option<u64> {
     if call.endpoint == Endpoint::ImageGenerations {
-        return image_output(&target.model);
+        return None;
     }
     let card = target.card.as_ref();
     card.and_then(|card| card.max_output_tokens).or(model.context_window)
@@ -170,8 +187,12 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
     let window = target.card.as_ref().and_then(|card| card.max_input_tokens);
     let window = window.or(model.context_window);
     let bytes = call.body.len() as u64;
+    if !call.endpoint.is_billed() {
+        return 0;
+    }
     if !matches!(call.fields, BodyFields::Json(_)) {
-        return bytes;
+        // Sound has far fewer tokens than bytes: what doesn't fit is not heard.
+        return bytes.min(window.unwrap_or(bytes));
     }
     let marks = marks(call);
     let seen = if exact || marks.picture { contents(call, target, exact) } else { bytes };

@@ -4,25 +4,30 @@
 
 use super::fault::ScanError;
 use super::json::Cursor;
+use super::json_text::Text;
 use super::nest::MAX_DEPTH;
 use super::text_len::WRITTEN;
 use super::walk;
 
 /// Names and values that begin so stand for input that the gateway can't see, or whose bytes don't
 /// bound it (a page of a document is a picture, too). Written in any case, with or without `_`.
-const UNSEEN: [&str; 17] = [
+const UNSEEN: [&str; 21] = [
     "previous_response_id",
+    "item_reference",
     "file_id",
     "file_url",
     "file_uri",
     "file_data",
     "file_search",
     "web_fetch",
+    "visit_website",
     "url_context",
     "code_execution",
     "code_interpreter",
+    "container_",
     "cached_content",
     "pmpt_",
+    "fileid:",
     "mcp",
     "data_source",
     "input_file",
@@ -31,23 +36,32 @@ const UNSEEN: [&str; 17] = [
 ];
 
 /// The same, only where it is all of a name or value.
-const UNSEEN_EXACTLY: [&str; 5] = ["conversation", "document", "document_url", "file", "retrieval"];
+const UNSEEN_EXACTLY: [&str; 6] =
+    ["conversation", "container", "document", "document_url", "file", "retrieval"];
 
 /// Searches by a provider: they add input, and may have a price of their own.
-const SEARCH: [&str; 9] = [
+const SEARCH: [&str; 13] = [
     "web_search",
     "enterprise_web_search",
     "google_search",
     "google_maps",
+    "x_search",
+    "collections_search",
+    "browser_",
     "search_parameters",
     "enable_search",
     "builtin_function",
     "plugins",
     "openrouter:web",
+    "wolfram_alpha",
 ];
 
 /// Pictures made on the way to an answer. Their tokens aren't among the answer's.
-const DRAWS: [&str; 2] = ["image_generation", "openrouter:image"];
+const DRAWS: [&str; 2] = ["image_generation", "openrouter:image_generation"];
+
+/// Another model works for the answer, at a price of its own, whoever may use it.
+const OTHERS: [&str; 4] =
+    ["advisor_2", "openrouter:advisor", "openrouter:fusion", "openrouter:subagent"];
 
 /// Files whose bytes don't bound their tokens.
 const PACKED: [&str; 2] = ["application/", "data:application/"];
@@ -58,25 +72,21 @@ const PACKED_ESCAPED: [&str; 2] = ["application\\/", "data:application\\/"];
 /// Packed files that are plain text.
 const PLAIN: [&str; 2] = ["application/json", "data:application/json"];
 
-/// Members whose strings are somebody's words, or names of their own choice.
-const TEXTS: [&[u8]; 16] = [
-    b"content",
-    b"text",
-    b"input",
-    b"output",
-    b"prompt",
-    b"instructions",
-    b"system",
-    b"arguments",
-    b"description",
-    b"title",
-    b"name",
-    b"user",
-    b"suffix",
-    b"query",
-    b"thinking",
-    b"stop",
+/// Members whose value is one of the words above: what a part or a tool is, or a list of tools.
+const KINDS: [&[u8]; 9] = [
+    b"type",
+    b"mime_type",
+    b"mimeType",
+    b"media_type",
+    b"mediaType",
+    b"tools",
+    b"enabled_tools",
+    b"server_tools",
+    b"builtin_tools",
 ];
+
+/// What an address may begin with, and a text: a file that is data, or stored at the provider.
+const ADDRESSES: [&[u8]; 3] = [b"data:application/", b"data:video/", b"fileid:"];
 
 /// The longest name or value of the lists above, and then some.
 const LONGEST: usize = 40;
@@ -90,16 +100,19 @@ pub struct Beyond {
     pub search: bool,
     /// The provider may draw pictures.
     pub draws: bool,
+    /// Another model may work for it.
+    pub others: bool,
 }
 
 impl Beyond {
     /// Whatever there is.
-    pub const ALL: Beyond = Beyond { unseen: true, search: true, draws: true };
+    pub const ALL: Beyond = Beyond { unseen: true, search: true, draws: true, others: true };
 }
 
 /// Words without one of which nothing is asked for, as they begin a string in a body.
 pub fn words() -> impl Iterator<Item = String> {
-    let begin = UNSEEN.iter().chain(&SEARCH).chain(&DRAWS).chain(&PACKED).chain(&PACKED_ESCAPED);
+    let begin = UNSEEN.iter().chain(&SEARCH).chain(&DRAWS).chain(&OTHERS);
+    let begin = begin.chain(&PACKED).chain(&PACKED_ESCAPED);
     let begin =
         begin.flat_map(|word| [format!("\"{word}"), format!("\"{}", word.replace('_', ""))]);
     let exact = UNSEEN_EXACTLY.iter();
@@ -125,10 +138,7 @@ impl Beyond {
             return Err(ScanError::syntax(cursor.at(), "nested too deeply"));
         }
         match cursor.peek() {
-            Some(b'{') => {
-                walk::members(cursor, |cursor, name| self.member(cursor, name, depth + 1))
-                    .map(|()| true)
-            }
+            Some(b'{') => self.object(cursor, name, depth).map(|()| true),
             Some(b'[') => {
                 let mut says = false;
                 walk::elements(cursor, |cursor| {
@@ -139,7 +149,8 @@ impl Beyond {
             }
             Some(b'"') => {
                 let text = cursor.string()?;
-                if !TEXTS.contains(&name) {
+                let address = ADDRESSES.iter().any(|with| begins(&text, with));
+                if address || KINDS.contains(&name) || (name == b"id" && begins(&text, b"pmpt_")) {
                     self.add(Beyond::meant(&text.name()));
                 }
                 Ok(!text.is_empty())
@@ -147,6 +158,19 @@ impl Beyond {
             Some(b'n' | b'f') => cursor.skip().map(|()| false),
             _ => cursor.skip().map(|()| true),
         }
+    }
+
+    /// Takes an object that is a member of that name, or in a list of that name.
+    fn object(&mut self, cursor: &mut Cursor, name: &[u8], depth: usize) -> Result<(), ScanError> {
+        let (mut id, mut described) = (false, false);
+        walk::members(cursor, |cursor, member| {
+            id |= member == b"id";
+            described |= matches!(member, b"type" | b"role" | b"content");
+            self.member(cursor, member, depth + 1)
+        })?;
+        // An item of the input, or a sound, that only its provider has.
+        self.unseen |= id && !described && matches!(name, b"input" | b"audio");
+        Ok(())
     }
 
     fn member(&mut self, cursor: &mut Cursor, name: &[u8], depth: usize) -> Result<(), ScanError> {
@@ -165,6 +189,7 @@ impl Beyond {
         self.unseen |= more.unseen;
         self.search |= more.search;
         self.draws |= more.draws;
+        self.others |= more.others;
     }
 
     /// What a name or a value stands for.
@@ -177,8 +202,20 @@ impl Beyond {
         let exactly =
             UNSEEN_EXACTLY.iter().any(|all| starts(word, all) && len == letters(all).count());
         let unseen = search || packed || exactly || begins(&UNSEEN);
-        Beyond { unseen, search, draws: begins(&DRAWS) }
+        let draws = DRAWS.iter().any(|all| starts(word, all) && len == letters(all).count());
+        Beyond { unseen, search, draws, others: begins(&OTHERS) }
     }
+}
+
+/// Whether a string begins so, however it is written.
+fn begins(text: &Text, with: &[u8]) -> bool {
+    let ignores_case =
+        |text: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    if !text.escaped {
+        return ignores_case(text.raw());
+    }
+    // An escape takes six bytes at most.
+    text.raw().len() >= with.len() && ignores_case(&text.name())
 }
 
 /// The beginning of a word in small letters, and its length.
@@ -208,6 +245,7 @@ mod tests {
 
     fn asked(body: &Value) -> (bool, bool, bool) {
         let found = of(body.to_string().as_bytes()).unwrap();
+        assert!(!found.others, "{body}");
         (found.unseen, found.search, found.draws)
     }
 
@@ -217,6 +255,12 @@ mod tests {
         for body in [
             json!({"previous_response_id": "resp_1"}),
             json!({"conversation": {"id": "conv_1"}}),
+            json!({"input": [{"type": "item_reference", "id": "msg_1"}]}),
+            json!({"input": [{"id": "msg_1"}]}),
+            json!({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}),
+            json!({"container": "container_1"}),
+            json!({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}),
+            json!({"messages": [{"role": "system", "content": "fileid://file-fe-1"}]}),
             json!({"prompt": {"id": "pmpt_1"}}),
             json!({"tools": [{"type": "mcp", "server_url": "https://example.com"}]}),
             json!({"mcp_servers": [{"type": "url", "url": "https://example.com"}]}),
@@ -250,11 +294,21 @@ mod tests {
             json!({"enable_search": true}),
             json!({"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}),
             json!({"tools": [{"type": "openrouter:web_search"}]}),
+            json!({"tools": [{"type": "x_search"}]}),
+            json!({"tools": [{"type": "browser_search"}]}),
             json!({"Web_Search_Options": {}}),
         ] {
             assert_eq!(asked(&body), (true, true, false), "{body}");
         }
         assert_eq!(asked(&json!({"tools": [{"type": "image_generation"}]})), (false, false, true));
+    }
+
+    #[test]
+    fn other_models_are_named() {
+        for kind in ["advisor_20260301", "openrouter:advisor"] {
+            let body = json!({"tools": [{"type": kind, "name": "advisor", "model": "dear"}]});
+            assert!(of(body.to_string().as_bytes()).unwrap().others, "{body}");
+        }
     }
 
     #[test]
@@ -288,6 +342,15 @@ mod tests {
             json!({"previous_response_id": null, "conversation": null, "mcp_servers": [],
                 "plugins": [], "enable_search": false, "cached_content": ""}),
             json!({"task_type": "RETRIEVAL_DOCUMENT", "documents": ["a"]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "tool_result",
+                "tool_use_id": "web_search:0", "content": [{"type": "tool_reference",
+                "tool_name": "mcp__docs__find"}]}]}]}),
+            json!({"input": [{"type": "function_call", "id": "fc_1", "namespace": "mcp__docs"},
+                {"type": "local_shell_call", "action": {"command": ["file", "document"]}},
+                {"type": "image_generation_call", "id": "ig_1"}]}),
+            json!({"include": ["file_search_call.results"], "stop_sequences": ["document"]}),
+            json!({"messages": [{"content": [{"type": "thinking", "signature": "mcpA+b/"}]}]}),
+            json!({"guided_json": {"type": "object", "properties": {"document": {}}}}),
         ] {
             assert_eq!(asked(&body), (false, false, false), "{body}");
         }

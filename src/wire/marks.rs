@@ -10,8 +10,9 @@ use super::beyond::{self, Beyond};
 /// How a picture begins. Each word begins a string, so that the search leaps from quote to quote.
 const PICTURE: [&str; 4] = ["\"image", "\"input_image", "\"computer_screenshot", "\"data:"];
 
-/// Escapes of plain letters, which no encoder writes: whoever does may be hiding a word.
-const HIDDEN: [&str; 4] = ["\\u004", "\\u005", "\\u006", "\\u007"];
+/// Escapes of plain letters, and of what else is in those words, which no encoder writes: whoever
+/// does may be hiding one.
+const HIDDEN: [&str; 7] = ["\\u002d", "\\u002f", "\\u003a", "\\u004", "\\u005", "\\u006", "\\u007"];
 
 /// What a body's words say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Marks {
 /// of a body then.
 static WORDS: LazyLock<Option<(AhoCorasick, usize)>> = LazyLock::new(|| {
     let mut words: Vec<String> = beyond::words().collect();
+    // What is stored at a provider may be named by no more than its id.
+    words.push("\"id\"".to_owned());
     let asking = words.len();
     words.extend(PICTURE.iter().chain(&HIDDEN).map(|word| (*word).to_owned()));
     let mut builder = AhoCorasick::builder();
@@ -63,6 +66,8 @@ mod tests {
             r#"{"image_url":{"url":"https://example.com/a.png"},"type":"\u0069mage_url"}"#,
             r#"{"type":"input_image","image_url":"https://example.com/a.png"}"#,
             r#"{"type":"computer_screenshot"}"#,
+            r#"{"image_url":{"url":"https://example.com/a.png"}}"#,
+            r#"{"image":"https://example.com/a.png"}"#,
             r#"{"inlineData":{"mimeType":"image\/png","data":"A"}}"#,
             r#"{"type":"image_generation"},{"type":"image"}"#,
         ] {

@@ -124,18 +124,21 @@ impl Endpoint {
         }
     }
 
-    /// Whether a server of this endpoint obeys an output cap of this name. One that it doesn't
-    /// know bounds nothing.
-    pub fn obeys(self, cap: CapName) -> bool {
+    /// The names of output caps that a server of this endpoint obeys. One that it doesn't know
+    /// bounds nothing.
+    pub fn caps(self) -> &'static [CapName] {
         match self {
-            Endpoint::ChatCompletions => {
-                matches!(cap, CapName::MaxTokens | CapName::MaxCompletionTokens)
-            }
-            Endpoint::Completions | Endpoint::Messages => cap == CapName::MaxTokens,
-            Endpoint::Responses => cap == CapName::MaxOutputTokens,
-            Endpoint::GeminiGenerate | Endpoint::GeminiStream => cap == CapName::GenerationConfig,
-            _ => false,
+            Endpoint::ChatCompletions => &[CapName::MaxTokens, CapName::MaxCompletionTokens],
+            Endpoint::Completions | Endpoint::Messages => &[CapName::MaxTokens],
+            Endpoint::Responses => &[CapName::MaxOutputTokens],
+            Endpoint::GeminiGenerate | Endpoint::GeminiStream => &[CapName::GenerationConfig],
+            _ => &[],
         }
+    }
+
+    /// Whether providers bill it. Counting tokens is free at all that have it.
+    pub fn is_billed(self) -> bool {
+        self != Endpoint::CountTokens
     }
 
     /// Whether the body is a multipart form with a file in it.

@@ -34,6 +34,8 @@ pub struct Fields {
     pub prompts: Option<u64>,
     /// Anthropic's `inference_geo` names a region, which is dearer.
     pub regional: bool,
+    /// A faster service is asked for (`service_tier`), which is dearer.
+    pub priority: bool,
     /// The client's own hint for prompt caching.
     pub prompt_cache_key: Option<String>,
     /// The end of the first user message: what comes before it tends to stay the same over a
@@ -48,6 +50,23 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// The output that is asked for at most under a name, in tokens; `None`: no end is given. Of
+    /// several caps one parser takes the first and another the last: each has to be one.
+    pub fn capped(&self, name: CapName) -> Option<u64> {
+        let mut caps = self.caps.iter().filter(|cap| cap.name == name);
+        let largest = caps.try_fold(None, |largest, cap| Some(largest.max(Some(cap.tokens?))));
+        let uncapped = self.generation_configs.iter().any(|config| self.cap_in(config).is_none());
+        if name == CapName::GenerationConfig && uncapped {
+            return None;
+        }
+        largest.flatten()
+    }
+
+    /// The cap that an object has in it.
+    pub fn cap_in(&self, config: &ObjectAt) -> Option<&Cap> {
+        self.caps.iter().find(|cap| config.span.contains(&cap.value.start))
+    }
+
     /// Whether the client itself asked for the usage of a stream.
     pub fn wants_usage(&self) -> bool {
         let last = self.stream_options.as_ref();
@@ -75,6 +94,8 @@ pub struct StreamOptions {
 pub struct Cap {
     /// How it is called.
     pub name: CapName,
+    /// Where its name is, with its quotes.
+    pub key: Span,
     /// Where its value is.
     pub value: Span,
     /// The limit in tokens; `None` for null, which is no limit.
@@ -156,9 +177,9 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             Ok(())
         }
         "stream_options" => stream_options(fields, cursor),
-        "max_tokens" => cap(fields, cursor, CapName::MaxTokens),
-        "max_completion_tokens" => cap(fields, cursor, CapName::MaxCompletionTokens),
-        "max_output_tokens" => cap(fields, cursor, CapName::MaxOutputTokens),
+        "max_tokens" => cap(fields, cursor, key, CapName::MaxTokens),
+        "max_completion_tokens" => cap(fields, cursor, key, CapName::MaxCompletionTokens),
+        "max_output_tokens" => cap(fields, cursor, key, CapName::MaxOutputTokens),
         "generationConfig" | "generation_config" => generation_config(fields, cursor),
         "n" => {
             fields.n = fields.n.max(whole(cursor, "n")?);
@@ -188,6 +209,11 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             "fallbacks",
             "must be left out: which model comes next is configured",
         )),
+        "service_tier" if cursor.peek() == Some(b'"') => {
+            let tier = cursor.string()?.decode();
+            fields.priority |= matches!(tier.as_deref(), Some("priority" | "fast"));
+            Ok(())
+        }
         "speed" if cursor.peek() == Some(b'"') => fast(cursor),
         "inference_geo" if cursor.peek() == Some(b'"') => {
             let place = cursor.string()?.decode();
@@ -201,12 +227,21 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
         "messages" | "input" if cursor.peek() == Some(b'[') => conversation(fields, cursor, false),
         // Gemini: a content without a role is the user's.
         "contents" if cursor.peek() == Some(b'[') => conversation(fields, cursor, true),
-        other => match GUARDED.iter().find(|known| known.eq_ignore_ascii_case(other)) {
+        other => match GUARDED.iter().find(|known| is_same(known, other)) {
             Some(known) if *known != other => {
                 Err(ScanError::field(cursor.at(), known, "must be written in lower case"))
             }
             _ => cursor.value(1).map(drop),
         },
+    }
+}
+
+/// Whether a parser that takes no notice of case would take `other` for `known`. To Go's, `ſ` is
+/// an s, and the sign for kelvin a k.
+fn is_same(known: &str, other: &str) -> bool {
+    match other.is_ascii() {
+        true => known.eq_ignore_ascii_case(other),
+        false => other.to_uppercase().to_lowercase() == known,
     }
 }
 
@@ -265,7 +300,12 @@ fn whole(cursor: &mut Cursor, field: &'static str) -> Result<Option<u64>, ScanEr
     }
 }
 
-fn cap(fields: &mut Fields, cursor: &mut Cursor, name: CapName) -> Result<(), ScanError> {
+fn cap(
+    fields: &mut Fields,
+    cursor: &mut Cursor,
+    key: &Text,
+    name: CapName,
+) -> Result<(), ScanError> {
     let from = cursor.at();
     let tokens = if name == CapName::GenerationConfig && cursor.peek() == Some(b'"') {
         // Protobuf's JSON also takes a number written as a string.
@@ -276,7 +316,7 @@ fn cap(fields: &mut Fields, cursor: &mut Cursor, name: CapName) -> Result<(), Sc
         whole(cursor, name.as_str())?
     };
     let value = from..cursor.at();
-    fields.caps.push(Cap { name, value, tokens });
+    fields.caps.push(Cap { name, key: key.span.clone(), value, tokens });
     Ok(())
 }
 
@@ -287,7 +327,7 @@ fn generation_config(fields: &mut Fields, cursor: &mut Cursor) -> Result<(), Sca
             let name = key.decode().unwrap_or_default();
             match &*name {
                 "maxOutputTokens" | "max_output_tokens" => {
-                    cap(fields, cursor, CapName::GenerationConfig)
+                    cap(fields, cursor, key, CapName::GenerationConfig)
                 }
                 "candidateCount" | "candidate_count" => {
                     let n = whole(cursor, "generationConfig.candidateCount")?;
@@ -317,10 +357,15 @@ fn stream_options(fields: &mut Fields, cursor: &mut Cursor) -> Result<(), ScanEr
     let object = match cursor.peek() {
         Some(b'n') => cursor.literal(b"null").map(|()| None)?,
         Some(b'{') => Some(cursor.object(|cursor, key| {
-            if key.decode().as_deref() != Some("include_usage") {
-                return cursor.value(2).map(drop);
-            }
             let from = cursor.at();
+            match key.decode().as_deref() {
+                Some("include_usage") => {}
+                Some(other) if is_same("include_usage", other) => {
+                    let what = "must be written in lower case";
+                    return Err(ScanError::field(from, "stream_options.include_usage", what));
+                }
+                _ => return cursor.value(2).map(drop),
+            }
             let wanted = boolean(cursor, "stream_options.include_usage")?;
             asked.push((from..cursor.at(), wanted));
             Ok(())

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::fault::Span;
-use super::scan::{CapName, Fields, StreamOptions};
+use super::scan::{CapName, Fields, ObjectAt, StreamOptions};
 
 /// Bytes to put in the place of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,14 @@ pub struct Edit {
 pub struct Wanted<'a> {
     /// The target's own id of the model.
     pub model: Option<&'a str>,
-    /// No output beyond this many tokens. Every present cap that is greater (or null) is
-    /// lowered; under this name one is added where the target would see none.
-    pub output_cap: Option<(CapName, u64)>,
+    /// The name by which the target knows an output cap.
+    pub cap_name: Option<CapName>,
+    /// Chat's newer name, `max_completion_tokens`, is turned into `max_tokens`: the target would
+    /// take no notice of it.
+    pub older_cap: bool,
+    /// No output beyond this many tokens. Every present cap that is greater (or null, or 0, which
+    /// some servers read as none) is lowered; one is added where the target would see none.
+    pub output_cap: Option<u64>,
     /// Whether `stream_options.include_usage` must be true.
     pub include_usage: bool,
 }
@@ -32,8 +37,13 @@ pub fn edits(fields: &Fields, wanted: &Wanted) -> Vec<Edit> {
     if let Some(id) = wanted.model {
         plan.model(fields, id);
     }
-    if let Some((name, most)) = wanted.output_cap {
-        plan.output_cap(fields, name, most);
+    if let Some(name) = wanted.cap_name {
+        if wanted.older_cap {
+            plan.older_cap(fields);
+        }
+        if let Some(most) = wanted.output_cap {
+            plan.output_cap(fields, name, most);
+        }
     }
     if wanted.include_usage {
         plan.include_usage(fields);
@@ -62,22 +72,33 @@ impl Plan {
         }
     }
 
+    fn older_cap(&mut self, fields: &Fields) {
+        let has = |name| fields.caps.iter().find(|cap| cap.name == name);
+        if has(CapName::MaxTokens).is_none()
+            && let Some(newer) = has(CapName::MaxCompletionTokens)
+        {
+            self.replace(&newer.key, quote(CapName::MaxTokens.as_str()));
+        }
+    }
+
     fn output_cap(&mut self, fields: &Fields, name: CapName, most: u64) {
         for cap in &fields.caps {
-            if cap.tokens.is_none_or(|tokens| tokens > most) {
+            if cap.tokens.is_none_or(|tokens| tokens == 0 || tokens > most) {
                 self.replace(&cap.value, most.to_string().into_bytes());
             }
         }
-        if fields.caps.iter().any(|cap| is_seen(cap.name, name)) {
-            return;
-        }
         if name != CapName::GenerationConfig {
+            if fields.caps.iter().any(|cap| is_seen(cap.name, name)) {
+                return;
+            }
             let member = format!("\"{}\":{most}", name.as_str());
             self.added.push(member.into_bytes());
             return;
         }
         let member = format!("\"maxOutputTokens\":{most}");
-        for config in &fields.generation_configs {
+        // Of several one parser takes the first and another the last.
+        let uncapped = |config: &&ObjectAt| fields.cap_in(config).is_none();
+        for config in fields.generation_configs.iter().filter(uncapped) {
             if config.start == config.span.end {
                 self.replace(&config.span, format!("{{{member}}}").into_bytes());
             } else {

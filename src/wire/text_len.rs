@@ -43,7 +43,7 @@ enum Within {
 }
 
 /// Members that hold what a model or a tool wrote, or the shape of it.
-pub const WRITTEN: [&str; 15] = [
+pub const WRITTEN: [&str; 16] = [
     "arguments",
     "args",
     "response",
@@ -58,6 +58,7 @@ pub const WRITTEN: [&str; 15] = [
     "responseJsonSchema",
     "response_json_schema",
     "_responseJsonSchema",
+    "guided_json",
     "metadata",
 ];
 
@@ -85,8 +86,11 @@ pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
                 let used = is_tool_use(members);
                 left.extend(members.iter().map(|(name, member)| {
                     let written = WRITTEN.contains(&name.as_str()) || (used && name == "input");
+                    // Nothing that is said is a picture, whatever stands beside it.
+                    let said = matches!(name.as_str(), "content" | "text");
                     match within {
-                        Within::Content if shows => (member, Within::Picture),
+                        Within::Content if shows && !said => (member, Within::Picture),
+                        Within::Picture if said => (member, Within::Content),
                         Within::Content if written => (member, Within::Written),
                         within => (member, within),
                     }
@@ -104,12 +108,13 @@ fn is_tool_use(members: &serde_json::Map<String, Value>) -> bool {
     kind.ends_with("tool_use") || kind.ends_with("tool_call")
 }
 
-/// Whether an object is a picture in one of the dialects: `{"type": "image…"}` or Gemini's
-/// `{"inlineData": {"mimeType": "image/…"}}`, `fileData` likewise.
+/// Whether an object is a picture in one of the dialects: `{"type": "image…"}`, `{"image_url": …}`
+/// or Gemini's `{"inlineData": {"mimeType": "image/…"}}`, `fileData` likewise.
 fn is_picture(members: &serde_json::Map<String, Value>) -> bool {
     let text = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or("");
     let mime = |name: &str| text(name).starts_with("image/");
     matches!(text("type"), "image" | "image_url" | "input_image" | "computer_screenshot")
+        || ["image_url", "image"].iter().any(|name| members.contains_key(*name))
         || mime("mimeType")
         || mime("mime_type")
 }
@@ -132,11 +137,20 @@ mod tests {
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
             {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
-            {"type": "text", "text": "four"},
+            {"image_url": {"url": url}},
+            {"type": "text", "text": "five"},
         ]}]});
         let found = contents(body.to_string().as_bytes()).unwrap();
-        assert_eq!((found.pictures, found.data), (3, 0));
+        assert_eq!((found.pictures, found.data), (4, 0));
         assert!(found.text < 400, "{found:?}");
+    }
+
+    #[test]
+    fn what_is_said_beside_a_picture_is_text() {
+        let long = "AbCdEfGh1".repeat(1_000);
+        let body = json!({"messages": [{"role": "user", "type": "image", "content": long}]});
+        let found = contents(body.to_string().as_bytes()).unwrap();
+        assert_eq!((found.pictures, found.data), (1, 9_000));
     }
 
     #[test]

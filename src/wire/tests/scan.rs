@@ -66,6 +66,30 @@ fn gemini_caps_in_both_spellings() {
 }
 
 #[test]
+fn of_several_caps_each_has_to_be_one() {
+    use CapName::*;
+    for (body, name, capped) in [
+        (r#"{"max_tokens":9,"max_tokens":8}"#, MaxTokens, Some(9)),
+        (r#"{"max_tokens":9,"max_tokens":null}"#, MaxTokens, None),
+        (r#"{"max_tokens":null,"max_completion_tokens":3}"#, MaxCompletionTokens, Some(3)),
+        (r#"{"max_tokens":9}"#, MaxOutputTokens, None),
+        (r#"{"generationConfig":{"maxOutputTokens":9}}"#, GenerationConfig, Some(9)),
+        (
+            r#"{"generationConfig":{"maxOutputTokens":9},"generation_config":{}}"#,
+            GenerationConfig,
+            None,
+        ),
+        (
+            r#"{"generationConfig":{"maxOutputTokens":9},"generationConfig":null}"#,
+            GenerationConfig,
+            None,
+        ),
+    ] {
+        assert_eq!(ok(body).capped(name), capped, "{body}");
+    }
+}
+
+#[test]
 fn odd_but_legal_json_is_taken() {
     for body in [
         "{}",
@@ -146,6 +170,9 @@ fn unusable_values_name_their_field() {
         (r#"{"max_output_tokens":{}}"#, "max_output_tokens"),
         (r#"{"generationConfig":{"maxOutputTokens":"x"}}"#, "generationConfig.maxOutputTokens"),
         (r#"{"generationConfig":[]}"#, "generationConfig"),
+        (r#"{"max_token\u017f":1}"#, "max_tokens"),
+        (r#"{"max_to\u212aens":1}"#, "max_tokens"),
+        (r#"{"stream_options":{"Include_Usage":false}}"#, "stream_options.include_usage"),
         (r#"{"n":-2}"#, "n"),
         (r#"{"best_of":0.5}"#, "best_of"),
     ] {

@@ -107,8 +107,9 @@ proptest! {
         prop_assert_eq!(fields.model.as_deref(), request.get("model").and_then(Value::as_str));
         let wanted = Wanted {
             model: Some(&model),
-            output_cap: Some((CapName::MaxCompletionTokens, cap.into())),
+            cap_name: Some(CapName::MaxCompletionTokens), output_cap: Some(cap.into()),
             include_usage: true,
+            ..Wanted::default()
         };
         let edits = edits(&fields, &wanted);
         let out = splice(&body, &edits);

@@ -14,7 +14,7 @@ fn model(body: &str, id: &str) -> String {
 }
 
 fn cap(body: &str, name: CapName, most: u64) -> String {
-    edited(body, &Wanted { output_cap: Some((name, most)), ..Wanted::default() })
+    edited(body, &Wanted { cap_name: Some(name), output_cap: Some(most), ..Wanted::default() })
 }
 
 fn usage(body: &str) -> String {
@@ -26,8 +26,13 @@ fn nothing_wanted_is_the_same_memory() {
     let body = Bytes::from_static(
         br#"{"model":"a","max_tokens":5,"stream_options":{"include_usage":true}}"#,
     );
-    let wanted =
-        Wanted { model: Some("a"), output_cap: Some((CapName::MaxTokens, 5)), include_usage: true };
+    let wanted = Wanted {
+        model: Some("a"),
+        cap_name: Some(CapName::MaxTokens),
+        output_cap: Some(5),
+        include_usage: true,
+        ..Wanted::default()
+    };
     let edits = edits(&scan(&body).unwrap(), &wanted);
     assert_eq!(edits, []);
     assert_eq!(splice(&body, &edits).as_ptr(), body.as_ptr());
@@ -61,9 +66,17 @@ fn caps() {
     assert_eq!(cap(r#"{"max_tokens":5}"#, MaxTokens, 7), r#"{"max_tokens":5}"#);
     assert_eq!(cap(r#"{"max_tokens":null}"#, MaxCompletionTokens, 7), r#"{"max_tokens":7}"#);
     assert_eq!(
-        cap(r#"{"max_tokens":9,"max_completion_tokens":3,"max_tokens":8}"#, MaxTokens, 7),
-        r#"{"max_tokens":7,"max_completion_tokens":3,"max_tokens":7}"#
+        cap(r#"{"max_tokens":9,"max_completion_tokens":3}"#, MaxTokens, 7),
+        r#"{"max_tokens":7,"max_completion_tokens":3}"#
     );
+    // A server that takes no notice of the newer name gets the older.
+    let older = Wanted { cap_name: Some(MaxTokens), older_cap: true, ..Wanted::default() };
+    let capped = Wanted { output_cap: Some(7), ..older };
+    assert_eq!(edited(r#"{"max_completion_tokens":9}"#, &capped), r#"{"max_tokens":7}"#);
+    assert_eq!(edited(r#"{"max_c\u006fmpletion_tokens":9}"#, &older), r#"{"max_tokens":9}"#);
+    assert_eq!(edited(r#"{"x":1}"#, &older), r#"{"x":1}"#);
+    // To some servers 0 is no cap.
+    assert_eq!(cap(r#"{"max_tokens":0}"#, MaxTokens, 7), r#"{"max_tokens":7}"#);
     assert_eq!(cap(r#"{"x":1}"#, MaxCompletionTokens, 7), r#"{"max_completion_tokens":7,"x":1}"#);
     assert_eq!(cap("{}", MaxOutputTokens, 7), r#"{"max_output_tokens":7}"#);
     // A cap that the target doesn't know is no cap.
@@ -78,6 +91,18 @@ fn caps() {
     assert_eq!(
         cap(r#"{"generationConfig":{"topK":1}}"#, GenerationConfig, 7),
         r#"{"generationConfig":{"maxOutputTokens":7,"topK":1}}"#
+    );
+    assert_eq!(
+        cap(r#"{"max_tokens":9,"max_tokens":null}"#, MaxTokens, 7),
+        r#"{"max_tokens":7,"max_tokens":7}"#
+    );
+    assert_eq!(
+        cap(
+            r#"{"generationConfig":{"maxOutputTokens":9},"generation_config":{}}"#,
+            GenerationConfig,
+            7
+        ),
+        r#"{"generationConfig":{"maxOutputTokens":7},"generation_config":{"maxOutputTokens":7}}"#
     );
     assert_eq!(
         cap(r#"{"generation_config":{ }}"#, GenerationConfig, 7),
@@ -119,8 +144,13 @@ fn asking_for_usage() {
 
 #[test]
 fn all_at_once_adds_first_in_the_object() {
-    let wanted =
-        Wanted { model: Some("m"), output_cap: Some((CapName::MaxTokens, 1)), include_usage: true };
+    let wanted = Wanted {
+        model: Some("m"),
+        cap_name: Some(CapName::MaxTokens),
+        output_cap: Some(1),
+        include_usage: true,
+        ..Wanted::default()
+    };
     assert_eq!(
         edited(r#"{"x":"é"}"#, &wanted),
         r#"{"model":"m","max_tokens":1,"stream_options":{"include_usage":true},"x":"é"}"#
