@@ -262,6 +262,20 @@ impl Permit {
         self.health.cool(until);
     }
 
+    /// The answer has begun: a probe has found the target well, however long the rest takes. How
+    /// it ends still counts, as that of any other attempt.
+    pub fn answers(&mut self) {
+        if !self.probe {
+            return;
+        }
+        let mut inner = self.health.0.lock();
+        if inner.epoch == self.epoch {
+            inner.state = State::Closed;
+            inner.epoch += 1;
+            (self.epoch, self.probe) = (inner.epoch, false);
+        }
+    }
+
     /// The attempt got an answer, its first token after `first_token`.
     pub fn succeeded(mut self, now: Instant, first_token: Option<Duration>) {
         self.settled = true;
@@ -318,6 +332,21 @@ mod tests {
             assert_eq!(permit.failed(t + secs(at), &RULE), opens, "failure at {at} s");
         }
         assert!(health.admit(t + secs(66)).is_err());
+    }
+
+    #[test]
+    fn a_probe_that_answers_lets_the_others_in_and_its_failure_counts_as_one() {
+        let (health, t) = (health(), Instant::now());
+        for _ in 0..3 {
+            health.admit(t).ok().unwrap().failed(t, &RULE);
+        }
+        let mut probe = health.admit(t + secs(60)).ok().unwrap();
+        assert!(health.admit(t + secs(60)).is_err());
+        probe.answers();
+        let other = health.admit(t + secs(60)).ok().unwrap();
+        assert!(!probe.failed(t + secs(61), &RULE), "one failure of three");
+        other.succeeded(t + secs(62), None);
+        assert!(health.admit(t + secs(62)).is_ok());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use super::admit;
 use super::authenticate::{self, Keys};
-use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, exhausted};
+use super::exchange::{
+    Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, UNTOLD_COOLDOWN, exhausted,
+};
 use super::hold::{self, Money};
 use super::pledge::Pledge;
 use super::settle;
@@ -21,14 +23,11 @@ use crate::units::{NanoUsd, Usage, UsageSource};
 use chrono::Utc;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How many dead pooled connections one request may run into before that counts as a failure. The
 /// next try has a connection of its own, so that one is enough.
 const MAX_STALE: u32 = 1;
-
-/// A 429 that says nothing about when to come back is left alone for this long.
-const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
 
 /// Starts the next attempt.
 ///
@@ -209,6 +208,8 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         // It never carried a request: not an attempt, and nobody's failure. Only where no other
         // connection takes its place does it stay on record.
         call.stale += 1;
+        // It takes the place of the one repeat that a target may have, not of a fallback.
+        call.repeats += 1;
         if let Some(hold) = attempt.hold {
             hold.release();
         }

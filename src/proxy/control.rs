@@ -36,6 +36,8 @@ struct Inner {
     drains: bool,
     left: Option<Left>,
     hold: Option<Held>,
+    /// A header that waits for the first byte of its body.
+    head: Option<Vec<HttpTask>>,
     swallow: bool,
     cost: Option<String>,
 }
@@ -82,6 +84,12 @@ impl Control {
         self.0.lock().hold = Some(Held::default());
     }
 
+    /// Holds the header back until the first byte of the body is there: before that another
+    /// target may still give the answer, with a header of its own.
+    pub fn hold_head(&self) {
+        self.0.lock().head = Some(Vec::new());
+    }
+
     /// Passes nothing of the running attempt's answer on; its end is an error.
     pub fn swallow_answer(&self) {
         self.0.lock().swallow = true;
@@ -101,6 +109,7 @@ impl Control {
     pub fn discard_answer(&self) {
         let mut state = self.0.lock();
         state.hold = None;
+        state.head = None;
         state.swallow = false;
     }
 
@@ -116,7 +125,10 @@ impl Control {
             return Pass::Nowhere(tasks);
         }
         let Some(mut held) = state.hold.take() else {
-            return Pass::On(tasks);
+            return Pass::On(match state.head.take() {
+                Some(head) => with_head(&mut state.head, head, tasks),
+                None => tasks,
+            });
         };
         // It broke before any of it was sent: the client gets one clean error instead.
         if let Some(at) = tasks.iter().position(|task| matches!(task, HttpTask::Failed(_))) {
@@ -152,6 +164,7 @@ impl Control {
         let mut state = self.0.lock();
         if state.drains {
             state.hold = None;
+            state.head = None;
             state.left = Some(had());
         }
         state.drains
@@ -171,6 +184,33 @@ impl Control {
     /// The session that was kept, if one was.
     pub fn take_kept(&self) -> Option<Box<ServerSession>> {
         self.0.lock().session.take()
+    }
+}
+
+/// What is written of an answer whose header waits; nothing as long as it goes on waiting.
+fn with_head(
+    waiting: &mut Option<Vec<HttpTask>>,
+    mut head: Vec<HttpTask>,
+    tasks: Vec<HttpTask>,
+) -> Vec<HttpTask> {
+    head.extend(tasks);
+    let begins = |task: &HttpTask| match task {
+        HttpTask::Body(data, end) | HttpTask::UpgradedBody(data, end) => {
+            *end || data.as_ref().is_some_and(|data| !data.is_empty())
+        }
+        HttpTask::Header(_, end) => *end,
+        HttpTask::Trailer(_) | HttpTask::Done | HttpTask::Failed(_) => true,
+    };
+    match head.iter().position(begins) {
+        None => {
+            *waiting = Some(head);
+            Vec::new()
+        }
+        // It broke before it began.
+        Some(at) if matches!(head.get(at), Some(HttpTask::Failed(_))) => {
+            head.into_iter().skip(at).take(1).collect()
+        }
+        Some(_) => head,
     }
 }
 

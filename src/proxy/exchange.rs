@@ -331,7 +331,12 @@ impl AttemptRecord {
     /// As it stands in an error message.
     fn told(&self) -> String {
         let what = match (&self.failure, self.status) {
-            (Some(Failure::Connect(why) | Failure::Broken(why)), _) => why.clone(),
+            (Some(Failure::Connect(why) | Failure::Broken(why) | Failure::Interrupted(why)), _) => {
+                why.clone()
+            }
+            (Some(Failure::Timeout | Failure::FirstToken | Failure::Deadline), _) => {
+                self.outcome.replace('_', " ")
+            }
             (_, Some(status)) => format!("status {status}"),
             _ => self.outcome.replace('_', " "),
         };
@@ -413,10 +418,13 @@ fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
     }
 }
 
+/// A 429 that says nothing about when to come back is left alone for this long.
+pub const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
+
 /// When the first of the targets may be tried again.
 fn soonest(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Duration {
     let limited = done.iter().filter_map(|record| match record.failure {
-        Some(Failure::Status(429, after)) => after,
+        Some(Failure::Status(429, after)) => Some(after.unwrap_or(UNTOLD_COOLDOWN)),
         _ => None,
     });
     let blocked = passed_over.iter().map(|blocked| blocked.until.saturating_duration_since(now));

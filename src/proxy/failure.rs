@@ -62,8 +62,10 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         return failure;
     }
     let quick = attempt.as_ref().is_some_and(|attempt| attempt.started.elapsed() < STALE_WITHIN);
-    let begun = attempt.is_some_and(|attempt| attempt.relay.is_some())
-        || session.response_written().is_some();
+    let answered = attempt.as_ref().is_some_and(|attempt| attempt.relay.is_some());
+    // As long as no byte of the answer is there, another target may give it.
+    let first = attempt.and_then(|attempt| attempt.relay.as_ref()?.first_byte);
+    let begun = first.is_some() || session.response_written().is_some();
     if *error.etype() == DEADLINE {
         return if deadline_passed { Failure::Deadline } else { Failure::FirstToken };
     }
@@ -78,7 +80,9 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         _ if begun => Failure::Interrupted(why),
         ErrorType::InternalError => Failure::Internal(why),
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
-        _ if reused && quick => Failure::Stale,
+        // A stream of HTTP/2 that is reset was heard of.
+        ErrorType::H2Error => Failure::Broken(why),
+        _ if reused && quick && !answered => Failure::Stale,
         _ => Failure::Broken(why),
     }
 }

@@ -27,6 +27,11 @@ impl Pledge {
         }
     }
 
+    /// What is held: nothing where nothing bounds the attempt, nor any budget.
+    pub fn amount(&self) -> NanoUsd {
+        self.hold.as_ref().map(Hold::amount).unwrap_or_default()
+    }
+
     /// The attempt was never made.
     pub fn release(mut self) {
         if let Some(hold) = self.hold.take() {

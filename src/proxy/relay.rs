@@ -115,6 +115,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     let text = |name: &HeaderName| header.headers.get(name).and_then(|value| value.to_str().ok());
     let upstream_id = text(&X_REQUEST_ID).or_else(|| text(&REQUEST_ID)).map(str::to_owned);
+    let waits = attempt.candidate.model.first_token_timeout.is_some();
     attempt.relay = Some(Relay {
         status,
         meter,
@@ -126,6 +127,9 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     });
     if json && !stream && metered && header.status.is_success() && !coded {
         call.control.hold_answer();
+    } else if waits && header.status.is_success() {
+        // Another target may still give the answer.
+        call.control.hold_head();
     }
     Ok(())
 }
@@ -242,11 +246,12 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         return;
     }
     faults::point("relay");
-    let mut out = Bytes::new();
+    let (mut out, mut began) = (Bytes::new(), false);
     if let Some(chunk) = body.take().filter(|chunk| !chunk.is_empty()) {
         if relay.first_byte.is_none() {
             relay.first_byte = Some(Instant::now());
             call.control.lift_deadline();
+            began = relay.status < 300;
         }
         out = relay.meter.chunk(chunk);
     }
@@ -263,6 +268,10 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         relay.report = Some(report);
     }
     relay.bytes += out.len() as u64;
+    if began && let Some(attempt) = call.current.as_mut() {
+        // Whoever probes has found out: the others needn't wait for the answer's end.
+        attempt.permits.0.answers();
+    }
     // An empty chunk would end a chunked answer: hand on nothing instead.
     *body = (!out.is_empty()).then_some(out);
     if end {

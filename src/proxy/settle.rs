@@ -2,7 +2,7 @@
 
 use super::attempt::{judge, on_trial, unbilled};
 use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
-use super::usage::{consumed, hear, presume, service, units, unreported};
+use super::usage::{consumed, guessed, hear, presume, service, units, unreported};
 use super::worst;
 use crate::access_log::Entry;
 use crate::faults;
@@ -132,9 +132,15 @@ fn book(
                 hear(call, attempt, &mut record);
             }
             let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
-            let cost = attempt.candidate.target.price.cost_of(&record.usage, units, service);
             let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
-            record.cost = worst::in_region(regional, cost).min(MAX_COST);
+            let price = &attempt.candidate.target.price;
+            let cost = |usage| {
+                worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST)
+            };
+            record.cost = cost(&record.usage);
+            if record.source == UsageSource::Estimated {
+                record.cost = guessed(attempt, record.cost).max(cost(&report.usage));
+            }
         }
         if relay.status >= 300 && record.failure.is_none() {
             record.outcome = "relayed_error";

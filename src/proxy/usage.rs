@@ -1,10 +1,11 @@
 //! What an attempt has used: as it was reported, and as it is estimated where nobody said.
 
 use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure};
+use super::pledge::Pledge;
 use super::{admit, worst};
 use crate::catalog::{Service, Units, most_seconds};
 use crate::ledger::MAX_COST;
-use crate::units::{Usage, UsageSource};
+use crate::units::{NanoUsd, Usage, UsageSource};
 use crate::wire::meter::{End, Report};
 use crate::wire::route::Endpoint;
 use serde::Deserialize;
@@ -43,7 +44,16 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
             hear(call, attempt, record);
         }
         let price = &attempt.candidate.target.price;
-        record.cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
+        let cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
+        record.cost = guessed(attempt, cost);
+    }
+}
+
+/// An estimate can't be more than the attempt can cost at most, which is what is held.
+pub fn guessed(attempt: &Attempt, cost: NanoUsd) -> NanoUsd {
+    match attempt.hold.as_ref().map(Pledge::amount) {
+        Some(held) if held > NanoUsd(0) => cost.min(held),
+        _ => cost,
     }
 }
 
@@ -111,7 +121,12 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
             each.unwrap_or(0).saturating_mul(worst::answers(call))
         }
         Endpoint::AudioSpeech => report.text_bytes.div_ceil(BYTES_PER_SOUND_TOKEN),
-        _ => tokens(report.text_bytes),
+        endpoint => {
+            let asked = admit::output(endpoint, &attempt.candidate.model, &call.fields);
+            let each = attempt.clamped.map(|cap| cap.saturating_mul(worst::answers(call)));
+            let most = asked.into_iter().chain(each).min().unwrap_or(u64::MAX);
+            tokens(report.text_bytes).min(most)
+        }
     }
 }
 

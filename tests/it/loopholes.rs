@@ -293,6 +293,103 @@ async fn a_byte_order_mark_hides_nothing() {
     );
 }
 
+/// What is guessed can't pass what was held: a budget would end above its cap by a guess.
+#[tokio::test]
+async fn a_guess_is_never_more_than_what_was_held() {
+    let provider = provider();
+    let text = config(&provider).replace("max_output_tokens: 1000", "max_output_tokens: 50");
+    let server = Server::start(&text);
+    let words = " international".repeat(50);
+    for (body, script) in [
+        (
+            chat_stream("gpt"),
+            Script { text: Some(words.clone()), omit_usage: true, ..Script::default() },
+        ),
+        (chat("gpt"), Script { text: Some(words.clone()), omit_usage: true, ..Script::default() }),
+        (
+            chat_stream("gpt"),
+            Script {
+                text: Some(words),
+                tokens: Some(50),
+                omit_usage: true,
+                cut: Some(Cut::After(45)),
+                ..Script::default()
+            },
+        ),
+    ] {
+        let row = booked(&server, &provider, "/v1/chat/completions", body, script).await;
+        assert_eq!(row["usage_source"], "estimated", "{row}");
+        assert_eq!(row["output_tokens"], 50, "{row}");
+    }
+    // The input, where a tokenizer had said that it is less.
+    let tight = text.replace("usd: 5000", "usd: 1.5");
+    let server = Server::start(&tight);
+    let mut body = chat("gpt");
+    body["messages"][0]["content"] = " international".repeat(1_000).into();
+    let script = Script { omit_usage: true, ..Script::default() };
+    let row = booked(&server, &provider, "/v1/chat/completions", body, script).await;
+    assert!(cost(&row) <= 1_500_000_000, "{row}");
+}
+
+/// Several caps, of which one parser takes the first and another the last.
+#[tokio::test]
+async fn a_cap_that_may_not_count_bounds_nothing() {
+    let provider = provider();
+    let server = Server::start(&config(&provider).replace("max_output_tokens: 1000, ", ""));
+    let (chat_path, gemini) = ("/v1/chat/completions", "/v1beta/models/gemini:generateContent");
+    for (path, body) in [
+        (chat_path, r#"{"model":"gpt","messages":[],"max_tokens":9,"max_tokens":null}"#),
+        (chat_path, r#"{"model":"gpt","messages":[],"max_tokens":0}"#),
+        (
+            gemini,
+            r#"{"contents":[],"generationConfig":{"maxOutputTokens":9},"generation_config":{}}"#,
+        ),
+    ] {
+        let gate = Gate::new();
+        provider.clear();
+        provider.set_default("*", Script { gate: Some(gate.clone()), ..Script::default() });
+        let sent = tokio::spawn(post_raw(server.url(path), body.to_owned()));
+        assert!(provider.wait_for(1, Duration::from_secs(10)).await, "{path}");
+        let account = &admin(&server, "/budgets").await["data"][0];
+        assert!(nano(&account["held_usd"].to_string()) >= 500_000 * 1_000_000, "{body}: {account}");
+        gate.open();
+        sent.await.unwrap();
+    }
+}
+
+async fn post_raw(url: String, body: String) -> reqwest::Response {
+    post(&client(), url, body).await
+}
+
+#[tokio::test]
+async fn another_models_tools_are_refused() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let tool = json!({"type": "advisor_20260301", "name": "advisor", "model": "dear"});
+    let mut body = chat("claude");
+    body["max_tokens"] = 9.into();
+    body["tools"] = json!([tool]);
+    let answer = post_to(server.url("/v1/messages"), body).await;
+    assert_eq!(answer.status(), 400, "{}", answer.text().await.unwrap());
+    assert_eq!(provider.requests().len(), 0);
+}
+
+/// Counting tokens is free at every provider that has it.
+#[tokio::test]
+async fn counting_tokens_is_free() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let row = booked(
+        &server,
+        &provider,
+        "/v1/messages/count_tokens",
+        chat("claude"),
+        plain(&json!({"input_tokens": 5_000})),
+    )
+    .await;
+    assert_eq!(cost(&row), 0, "{row}");
+}
+
 #[tokio::test]
 async fn a_region_is_dearer() {
     let provider = provider();

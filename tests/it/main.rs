@@ -16,6 +16,7 @@ mod drained_bounds;
 mod downstream;
 mod estimates;
 mod holds;
+mod heads;
 mod hostile;
 mod keys;
 mod layers;

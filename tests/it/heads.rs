@@ -1,0 +1,123 @@
+//! Between the header of an answer and its first byte: another target may still give it.
+
+use crate::raw::Raw;
+use crate::support::*;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tollbar_loadtest::provider::{Provider, Script};
+
+/// A provider that sends a header and nothing more; `closes`: but the end of the connection.
+async fn header_only(kind: &'static str, closes: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut raw = Raw::over(stream);
+            if raw.request().await.is_none() {
+                continue;
+            }
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 600\r\nx-from: first\r\n\r\n"
+            );
+            raw.send(head.as_bytes()).await;
+            if !closes {
+                open.push(raw);
+            }
+        }
+    });
+    base
+}
+
+/// `m` at the provider that sends a header only, and `spare` at the other.
+fn config(first: &str, provider: &Provider, more: &str) -> String {
+    let price = "price: { input: 1, output: 2 }";
+    format!(
+        "{}providers:\n  first: {{ dialect: openai, base_url: \"{first}\", api_key: sk-provider }}\n  \
+           p: {{ dialect: openai, base_url: \"{}/v1\", api_key: sk-provider }}\n\
+         models:\n  m: {{ targets: [ {{ provider: first, model: sim, {price} }} ], fallbacks: [spare]{more} }}\n  \
+           spare: {{ targets: [ {{ provider: p, model: sim-spare, {price} }} ] }}\n",
+        head(),
+        provider.base()
+    )
+}
+
+async fn ask(server: &Server, body: &Value) -> reqwest::Response {
+    post(&client(), server.url("/v1/chat/completions"), body.to_string()).await
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_after_the_header_is_no_answer() {
+    let provider = provider();
+    let server =
+        Server::start(&config(&header_only("application/json", true).await, &provider, ""));
+    let answer = ask(&server, &chat("m")).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["attempts"][0]["outcome"], "read_error", "{line}");
+}
+
+/// The client sees one answer, and that is the second target's, with whatever it says.
+#[tokio::test]
+async fn a_stream_that_never_begins_leaves_no_header() {
+    let provider = provider();
+    let first = header_only("text/event-stream", false).await;
+    let server = Server::start(&config(&first, &provider, ", first_token_timeout: 200ms"));
+    let answer = ask(&server, &chat_stream("m")).await;
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("x-from"), "{:?}", answer.headers());
+    assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
+    assert_eq!(answer.headers()["x-tollbar-attempts"], "2");
+    assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    for status in [400, 500] {
+        provider.set_default("sim-spare", Script::status(status));
+        let answer = ask(&server, &chat_stream("m")).await;
+        let told = answer.status().as_u16();
+        assert_eq!(told, if status == 400 { 400 } else { 502 });
+        let error: Value = answer.json().await.unwrap();
+        assert!(error["error"].is_object(), "{error}");
+    }
+}
+
+/// One that has to be tried again because its connection was dead keeps its fallback.
+#[tokio::test]
+async fn a_dead_connection_takes_no_fallbacks_place() {
+    let provider = provider();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut raw = Raw::over(stream);
+            tokio::spawn(async move {
+                while raw.request().await.is_some() {
+                    let (status, body) = match connection {
+                        0 => (
+                            "200 OK",
+                            json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
+                        ),
+                        _ => ("503 Service Unavailable", json!({})),
+                    };
+                    let body = body.to_string();
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    raw.send(answer.as_bytes()).await;
+                    if connection == 0 {
+                        // The next request on it is read, and never answered.
+                        raw.request().await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let server = Server::start(&config(&first, &provider, ""));
+    assert_eq!(ask(&server, &chat("m")).await.status(), 200);
+    let answer = ask(&server, &chat("m")).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
+}
