@@ -98,13 +98,19 @@ fn searches(row: &Row<'_>) -> (Option<NanoUsd>, Option<NanoUsd>) {
 fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
     let base = rates(&row.usd, "")?;
     let service = |prefix: &str| {
-        let any = row.usd.keys().any(|kind| kind.starts_with(prefix));
+        // Where pictures are the output, the list has the other tiers' rates for text only.
+        let any =
+            row.mode != "image_generation" && row.usd.keys().any(|kind| kind.starts_with(prefix));
         any.then(|| rates(&row.usd, prefix)).flatten()
     };
     let (per_search, per_searched_request) = searches(row);
     let mut steps = Vec::new();
     for (above, kinds) in &row.above {
-        steps.push(Step { above_input_tokens: above.parse().ok()?, rates: rates(kinds, "")? });
+        let mut rates = rates(kinds, "")?;
+        if row.mode == "image_generation" {
+            rates.output = rates.output.max(base.output);
+        }
+        steps.push(Step { above_input_tokens: above.parse().ok()?, rates });
     }
     Some(Price {
         input: base.input,

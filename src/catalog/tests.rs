@@ -196,6 +196,23 @@ fn the_index_is_built_in_no_time() {
     assert!(start.elapsed().as_millis() < 200);
 }
 
+/// Faster is never cheaper, and neither is a longer prompt.
+#[test]
+fn no_tier_and_no_step_undercuts_the_list_price() {
+    let mut odd = Vec::new();
+    for line in include_str!("../../conf/catalog.jsonl").lines() {
+        let Some(card) = row::parse(line, &"x".into()) else { continue };
+        let price = &card.price;
+        let dearer = |rates: &Rates| {
+            (rates.input == 0 || rates.input >= price.input) && rates.output >= price.output
+        };
+        if !price.priority.iter().all(dearer) || !price.steps.iter().all(|s| dearer(&s.rates)) {
+            odd.push(format!("{}/{}", card.provider, card.id));
+        }
+    }
+    assert_eq!(odd, [""; 0]);
+}
+
 #[test]
 fn searches_at_google_are_billed_by_request_or_by_search() {
     let used = |n| Usage { web_searches: Some(n), ..Usage::default() };

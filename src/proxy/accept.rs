@@ -112,7 +112,7 @@ impl Edge {
         if plan.is_empty() {
             return Err(other_dialect(&model.name, endpoint));
         }
-        let plan = window::fitting(plan, &asked.fields, &received.body)?;
+        let plan = window::fitting(plan, endpoint, &asked.fields, &received.body)?;
         let call = Called { endpoint, via: None, metered: true, model, asked, received, plan };
         self.enter(session, exchange, caller, call)
     }
@@ -146,7 +146,7 @@ impl Edge {
         exchange.model = Some(model.clone());
         let target = model.targets.first().cloned().ok_or_else(missing)?;
         let plan = vec![Candidate { model: model.clone(), target }];
-        let plan = window::fitting(plan, &asked.fields, &received.body)?;
+        let plan = window::fitting(plan, endpoint, &asked.fields, &received.body)?;
         let call = Called { endpoint, via: Some(via), metered, model, asked, received, plan };
         self.enter(session, exchange, caller, call)
     }

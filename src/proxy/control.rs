@@ -66,6 +66,11 @@ impl Control {
         state.drains = drains;
     }
 
+    /// From here on the answer is read to its end, also when the client leaves.
+    pub fn drain(&self) {
+        self.0.lock().drains = true;
+    }
+
     /// The answer has begun: from here on it may take its time.
     pub fn lift_deadline(&self) {
         self.0.lock().deadline = None;

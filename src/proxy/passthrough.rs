@@ -123,8 +123,12 @@ fn is_forwarded(pair: &str) -> bool {
     let name = pair.split('=').next().unwrap_or_default();
     // One that can't be decoded is not what any of these look like to a server.
     let name = decode_id(name).unwrap_or_default();
+    let value = pair.split_once('=').map_or("", |(_, value)| value);
+    // Another form of answer can't be read: its usage would be nobody's.
+    let other_form = name == "alt" && !["sse", "json"].contains(&value);
     !name.starts_with('$')
-        && !["key", "access_token", "oauth_token", "fields"].contains(&name.as_str())
+        && !other_form
+        && !["key", "access_token", "oauth_token", "fields", "callback"].contains(&name.as_str())
 }
 
 /// A model made up for one request: this provider's, at its own price.

@@ -106,8 +106,9 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let meter = match (events, json) {
         _ if coded || !metered => Meter::opaque(endpoint),
         (true, _) => Meter::stream(endpoint, hide),
-        (_, true) => Meter::json(endpoint),
-        _ => Meter::opaque(endpoint),
+        // A stream that was asked for may come under the wrong label.
+        (_, true) if !stream => Meter::json(endpoint),
+        _ => Meter::unlabelled(endpoint),
     };
     if events && hide && !coded {
         // A chunk may be taken out: the length is not known any more.
@@ -254,6 +255,10 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
             began = relay.status < 300;
         }
         out = relay.meter.chunk(chunk);
+        if relay.events && relay.meter.awaits_usage() {
+            // Many leave with the last word. What it has cost comes just behind.
+            call.control.drain();
+        }
     }
     if end {
         let closing = relay.meter.closing();

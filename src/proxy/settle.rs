@@ -137,9 +137,11 @@ fn book(
             let cost = |usage| {
                 worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST)
             };
-            record.cost = cost(&record.usage);
+            // Who says what it bills knows best; an estimate of ours may still be more.
+            let billed = report.usage.billed.filter(|_| !price.free).unwrap_or_default();
+            record.cost = cost(&record.usage).max(billed.min(MAX_COST));
             if record.source == UsageSource::Estimated {
-                record.cost = guessed(attempt, record.cost).max(cost(&report.usage));
+                record.cost = guessed(attempt, record.cost).max(cost(&report.usage)).max(billed);
             }
         }
         if relay.status >= 300 && record.failure.is_none() {

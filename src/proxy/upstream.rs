@@ -30,7 +30,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
-const NOT_FORWARDED: [&str; 24] = [
+const NOT_FORWARDED: [&str; 28] = [
     "host",
     "connection",
     "keep-alive",
@@ -55,8 +55,13 @@ const NOT_FORWARDED: [&str; 24] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    // … or leave the usage out of the answer.
+    // … or leave the usage out of the answer, …
     "x-goog-fieldmask",
+    // … or choose who pays, and how much.
+    "x-goog-user-project",
+    "openai-organization",
+    "openai-project",
+    "x-amzn-bedrock-service-tier",
 ];
 
 /// The client's bytes, with the fields changed that this target needs.

@@ -7,6 +7,7 @@ use super::exchange::BodyFields;
 use super::worst;
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
+use crate::wire::route::Endpoint;
 use crate::wire::text_len;
 use crate::wire::tokens::{self, Vendor};
 
@@ -24,24 +25,28 @@ const LIKELY_BYTES_PER_TOKEN: u64 = 2;
 /// `context_length_exceeded`, with the numbers, when none is left.
 pub fn fitting(
     plan: Vec<Candidate>,
+    endpoint: Endpoint,
     fields: &BodyFields,
     body: &[u8],
 ) -> Result<Vec<Candidate>, Reject> {
     let BodyFields::Json(fields) = fields else {
         return Ok(plan);
     };
+    // Of a list of texts each has the whole window.
+    if endpoint == Endpoint::Embeddings {
+        return Ok(plan);
+    }
     let output = fields.caps.iter().filter_map(|cap| cap.tokens).max().unwrap_or(1);
     let smallest = plan.iter().filter_map(window).min().unwrap_or(u64::MAX);
     // A byte is at most one token: what fits by its bytes fits.
-    if body.len() as u64 + asked(output, &plan) <= smallest {
+    if (body.len() as u64).saturating_add(asked(output, &plan)) <= smallest {
         return Ok(plan);
     }
     let text = text_len::of(body).unwrap_or(0);
     let largest = plan.iter().filter_map(window).max().unwrap_or(0);
     let bytes_say = text / BYTES_PER_TOKEN;
-    let input = if bytes_say + asked(output, &plan) > largest
-        || text / LIKELY_BYTES_PER_TOKEN + asked(output, &plan) <= smallest
-    {
+    let with = |input: u64| input.saturating_add(asked(output, &plan));
+    let input = if with(bytes_say) > largest || with(text / LIKELY_BYTES_PER_TOKEN) <= smallest {
         bytes_say
     } else {
         let vendor = plan.first().map_or(Vendor::Other, |first| worst::vendor(&first.target));
@@ -52,7 +57,7 @@ pub fn fitting(
         .into_iter()
         .filter(|candidate| {
             let output = candidate.model.max_output_tokens.map_or(output, |cap| cap.min(output));
-            window(candidate).is_none_or(|window| input + output <= window)
+            window(candidate).is_none_or(|window| input.saturating_add(output) <= window)
         })
         .collect();
     if !left.is_empty() {

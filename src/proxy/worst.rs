@@ -217,9 +217,19 @@ fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
 /// Whose tokenizer counts at this target. Many serve other vendors' models by OpenAI's API.
 pub fn vendor(target: &Target) -> Vendor {
     match target.card.as_ref().map(|card| card.provider.as_str()) {
+        Some("openai" | "azure") if is_before_4o(&target.model) => Vendor::OpenAiBefore,
         Some("openai" | "azure") => Vendor::OpenAi,
         _ => Vendor::Other,
     }
+}
+
+/// Whether a model of OpenAI's is older than GPT-4o, or makes vectors.
+fn is_before_4o(id: &str) -> bool {
+    let id = id.rsplit('/').next().unwrap_or(id);
+    let four = id.strip_prefix("gpt-4");
+    let older = ["gpt-3", "text-embedding", "davinci", "babbage"];
+    four.is_some_and(|rest| !rest.starts_with(['o', '.']))
+        || older.iter().any(|start| id.starts_with(start))
 }
 
 /// Answers, or pictures, that the request asks for.

@@ -23,9 +23,16 @@ pub struct Meter {
 
 #[derive(Debug)]
 enum How {
-    Stream { parser: SseParser, hold: Option<Hold> },
-    Json { tap: Tap },
+    Stream {
+        parser: SseParser,
+        hold: Option<Hold>,
+    },
+    Json {
+        tap: Tap,
+    },
     Opaque,
+    /// Not labelled as what it is, perhaps: its first byte will tell.
+    Unlabelled,
 }
 
 impl Meter {
@@ -48,6 +55,11 @@ impl Meter {
         Meter::new(endpoint, How::Json { tap })
     }
 
+    /// For an answer whose label says little: read as what it turns out to be.
+    pub fn unlabelled(endpoint: Endpoint) -> Meter {
+        Meter::new(endpoint, How::Unlabelled)
+    }
+
     /// For what can't be read (audio, plain text): only counts bytes.
     pub fn opaque(endpoint: Endpoint) -> Meter {
         Meter::new(endpoint, How::Opaque)
@@ -61,6 +73,9 @@ impl Meter {
     /// Watches `chunk` and returns what the client gets for it: the same memory, unless
     /// something has to be held back or taken out.
     pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
+        if matches!(self.how, How::Unlabelled) {
+            self.how = sniffed(self.endpoint, &chunk);
+        }
         let (endpoint, seen) = (self.endpoint, &mut self.seen);
         match &mut self.how {
             How::Stream { parser, hold: None } => {
@@ -83,7 +98,7 @@ impl Meter {
                 seen.text_bytes += chunk.len() as u64;
                 chunk
             }
-            How::Opaque => {
+            How::Opaque | How::Unlabelled => {
                 seen.text_bytes += chunk.len() as u64;
                 chunk
             }
@@ -109,7 +124,7 @@ impl Meter {
                 }
             }
             How::Json { .. } => Bytes::new(),
-            How::Opaque => {
+            How::Opaque | How::Unlabelled => {
                 seen.finished = true;
                 Bytes::new()
             }
@@ -123,8 +138,14 @@ impl Meter {
         match &self.how {
             How::Stream { parser, hold: None } => parser.closing(),
             How::Stream { parser, hold: Some(hold) } => hold.closing(parser.closing()),
-            How::Json { .. } | How::Opaque => b"",
+            How::Json { .. } | How::Opaque | How::Unlabelled => b"",
         }
+    }
+
+    /// Whether the answer has been said to its end, and only its usage is to come: in chat it has
+    /// an event of its own.
+    pub fn awaits_usage(&self) -> bool {
+        self.seen.finished && self.seen.usage.output.is_none()
     }
 
     /// What is known so far; also in mid-stream, when the client has gone.
@@ -138,6 +159,19 @@ impl Meter {
             }
         }
         seen.report()
+    }
+}
+
+/// What an answer is by the bytes that it begins with.
+fn sniffed(endpoint: Endpoint, bytes: &[u8]) -> How {
+    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
+    let fields: [&[u8]; 4] = [b"data:", b"event:", b"id:", b":"];
+    if text.starts_with(b"{") || text.starts_with(b"[") {
+        Meter::json(endpoint).how
+    } else if fields.iter().any(|field| text.starts_with(field)) {
+        Meter::stream(endpoint, false).how
+    } else {
+        How::Opaque
     }
 }
 

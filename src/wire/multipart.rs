@@ -116,9 +116,15 @@ pub fn scan(body: &[u8], boundary: &str) -> Result<Form, ScanError> {
     }
 }
 
+/// Parts that would name a file instead of being one.
+const FIELDS: [&str; 4] = ["file", "url", "file_url", "file_id"];
+
 fn part(form: &mut Form, body: &[u8], head: &[u8], content: Span) -> Result<(), ScanError> {
     let wrong = |what| ScanError::form(content.start, what);
     let head = std::str::from_utf8(head).map_err(|_| wrong("a part's head is not UTF-8"))?;
+    if head.split("\r\n").any(|line| line.starts_with([' ', '\t'])) {
+        return Err(wrong("a line of a part's head is folded"));
+    }
     let mut dispositions = head.split("\r\n").filter_map(|line| {
         let (name, value) = line.split_once(':')?;
         let found = name.trim().eq_ignore_ascii_case("content-disposition");
@@ -131,7 +137,8 @@ fn part(form: &mut Form, body: &[u8], head: &[u8], content: Span) -> Result<(), 
     let Some((name, more)) = parameter(parameters, "name") else {
         return Err(wrong("a part has no name"));
     };
-    if parameter(more, "name").is_some() {
+    let coded = parameter(parameters, "name*").is_some();
+    if parameter(more, "name").is_some() || coded {
         return Err(wrong("a part has two names"));
     }
     if parameter(parameters, "filename").is_some() || parameter(parameters, "filename*").is_some() {
@@ -156,7 +163,12 @@ fn part(form: &mut Form, body: &[u8], head: &[u8], content: Span) -> Result<(), 
             let value = body.get(content).unwrap_or_default();
             form.stream = value.eq_ignore_ascii_case(b"true") || value == b"1";
         }
-        "file" => form.file_bytes += content.len(),
+        // Whatever stands there is not the sound: what that costs, the gateway can't see.
+        "file" | "url" | "file_url" | "file_id" => {
+            let field = FIELDS.iter().find(|field| **field == name).unwrap_or(&"file");
+            let what = "must not stand for a file that is elsewhere: send the file itself";
+            return Err(ScanError::field(content.start, field, what));
+        }
         _ => {}
     }
     Ok(())

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::units::Usage;
+use crate::units::{NanoUsd, Usage};
 
 use super::fault::ScanError;
 use super::json::Cursor;
-use super::look::parse;
+use super::look::{member, parse};
 use super::walk;
 
 /// Usage as chat, Responses, embeddings, images and audio report it.
@@ -30,6 +30,8 @@ pub struct Said<'a> {
     /// DeepSeek's own name for cached tokens; its `cached_tokens` may be missing or 0.
     cache_hit: Option<u64>,
     searches: Option<u64>,
+    cost: Option<NanoUsd>,
+    ticks: Option<NanoUsd>,
     seconds: Option<&'a [u8]>,
     /// Parts of the input, in the order in which their names are asked.
     inputs: [Details; 3],
@@ -71,6 +73,7 @@ impl<'a> Said<'a> {
             audio_output: of(&self.outputs, |of| of.audio),
             duration_ms: self.seconds.and_then(|seconds| milliseconds(&parse(seconds))),
             web_searches: self.searches,
+            billed: self.cost.max(self.ticks),
         }
     }
 
@@ -104,6 +107,19 @@ impl<'a> Said<'a> {
                 self.searches = walk::count_of(cursor, b"web_search_requests")?;
                 return Ok(());
             }
+            b"cost" => {
+                // OpenRouter's, in dollars; Perplexity's has parts and their sum.
+                self.cost = match cursor.peek() {
+                    Some(b'{') => member(cursor.slice()?, "total_cost").and_then(dollars),
+                    _ => dollars(cursor.slice()?),
+                };
+                return Ok(());
+            }
+            b"cost_in_usd_ticks" => {
+                // xAI's: ten to a nano-dollar (https://docs.x.ai/developers/cost-tracking).
+                self.ticks = walk::count(cursor)?.map(|ticks| NanoUsd(ticks.div_ceil(10)));
+                return Ok(());
+            }
             b"seconds" => {
                 self.seconds = Some(cursor.slice()?);
                 return Ok(());
@@ -123,6 +139,14 @@ impl<'a> Said<'a> {
             Ok(())
         })
     }
+}
+
+/// Dollars, rounded up to a nano-dollar.
+pub fn dollars(raw: &[u8]) -> Option<NanoUsd> {
+    let dollars = parse(raw).as_f64()?;
+    // What a float adds to a written number is far below a nano-dollar.
+    let nano = (dollars * 1e9 - 1e-3).ceil().max(0.0);
+    (0.0..1e15).contains(&nano).then_some(NanoUsd(nano as u64))
 }
 
 /// Seconds, also fractions of them, in milliseconds.

@@ -1,6 +1,9 @@
 //! A client that leaves takes its upstream call with it, within a second.
 
+use crate::drained::seen_leaving;
+use crate::raw::Raw;
 use crate::support::*;
+use serde_json::json;
 use std::time::{Duration, Instant};
 use tollbar_loadtest::provider::{Gate, Script};
 
@@ -87,6 +90,50 @@ async fn the_upstream_call_ends_when_the_client_leaves() {
         server.metric("tollbar_abandoned_streams_total{model=\"sim-m1\",provider=\"h1\"}").await;
     assert!(abandoned >= 2.0, "{abandoned}");
     assert_eq!(server.metric("tollbar_buffered_bytes").await, 0.0);
+}
+
+/// Many a client leaves with the last word of its answer. The usage comes behind that, and says what
+/// nobody could see: reasoning.
+#[tokio::test]
+async fn who_leaves_with_the_last_word_leaves_the_usage_to_come() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let (go, left) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut raw = Raw::over(stream);
+        raw.request().await.unwrap();
+        let said = json!({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        raw.send(format!("{head}data: {said}\n\n").as_bytes()).await;
+        left.await.unwrap();
+        let usage =
+            json!({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 30_000}});
+        raw.send(format!("data: {usage}\n\ndata: [DONE]\n\n").as_bytes()).await;
+    });
+    let config = format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\" }}\nmodels:\n  \
+           m: {{ targets: [ {{ provider: p, model: sim, price: {{ input: 1, output: 2 }} }} ] }}\n",
+        head()
+    );
+    let server = Server::start_with(&config, &[("TOLLBAR_LOG", "debug")]);
+    let url = server.url("/v1/chat/completions");
+    let mut answer = post(&client(), url, chat_stream("m").to_string()).await;
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("stop") {
+        seen.extend(answer.chunk().await.unwrap().unwrap());
+    }
+    drop(answer);
+    seen_leaving(&server, 1).await;
+    go.send(()).unwrap();
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["client_gone"], true, "{line}");
+    assert_eq!(
+        (&line["usage_source"], &line["output_tokens"]),
+        (&json!("reported"), &json!(30_000)),
+        "{line}"
+    );
 }
 
 /// What the end of a drain cuts says so to its client and in the log, and costs what it had.

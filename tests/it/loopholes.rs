@@ -263,6 +263,62 @@ async fn pictures_on_the_way_to_an_answer_have_no_bound() {
     assert_eq!(post_to(server.url("/v1/responses"), body).await.status(), 200);
 }
 
+/// What an answer is called says little about what it is.
+#[tokio::test]
+async fn a_wrong_label_hides_no_usage() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let usage = json!({"prompt_tokens": 20, "completion_tokens": 30_000});
+    let whole = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": usage});
+    let events = format!("data: {}\n\ndata: [DONE]\n\n", json!({"choices": [], "usage": usage}));
+    for (body, kind, ask) in [
+        (whole.to_string(), "text/plain", chat("gpt")),
+        (whole.to_string(), "application/octet-stream", chat("gpt")),
+        (events.clone(), "application/json", chat_stream("gpt")),
+        (events, "text/plain", chat_stream("gpt")),
+    ] {
+        let script =
+            Script { body: Some(body), content_type: Some(kind.into()), ..Script::default() };
+        let row = booked(&server, &provider, "/v1/chat/completions", ask, script).await;
+        assert_eq!(
+            (cost(&row), &row["usage_source"]),
+            (30_020_000_000, &json!("reported")),
+            "{kind}: {row}"
+        );
+    }
+}
+
+/// A provider that says what it bills is believed where that is more.
+#[tokio::test]
+async fn what_a_provider_says_it_bills_is_booked() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let base = json!({"prompt_tokens": 2, "completion_tokens": 3});
+    for (more, nano) in [
+        (json!({"cost": 0.95}), 950_000_000),
+        (json!({"cost": {"total_cost": 0.0064, "request_cost": 0.005}}), 6_400_000),
+        (json!({"cost_in_usd_ticks": 377_560_000}), 37_756_000),
+        (json!({"cost": 0.001}), 5_000_000),
+        (json!({"cost": -1}), 5_000_000),
+    ] {
+        let mut usage = base.clone();
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let body = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": usage});
+        let row =
+            booked(&server, &provider, "/v1/chat/completions", chat("gpt"), plain(&body)).await;
+        assert_eq!(cost(&row), nano, "{row}");
+    }
+    // One that says nothing later takes nothing back.
+    let said = json!({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2, "completion_tokens": 3_000}});
+    let empty = json!({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}});
+    let chunks =
+        [format!("data: {said}\n\n"), format!("data: {empty}\n\n"), "data: [DONE]\n\n".to_owned()];
+    let row =
+        booked(&server, &provider, "/v1/chat/completions", chat_stream("gpt"), Script::raw(chunks))
+            .await;
+    assert_eq!(cost(&row), 3_002_000_000, "{row}");
+}
+
 /// Some providers bill what failed, and say so in the error.
 #[tokio::test]
 async fn an_error_that_says_what_it_used_is_booked() {

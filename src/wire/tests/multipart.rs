@@ -96,6 +96,11 @@ fn forms_that_could_be_read_in_two_ways_are_refused() {
             "content-disposition: form-data; name=\"model\"\r\ncontent-transfer-encoding: base64\r\n\r\nYQ==",
         ]),
         form(&[&field("model", "a\r\nb")]),
+        form(&["content-disposition: form-data;\r\n name=\"model\"\r\n\r\na"]),
+        form(&["content-disposition: form-data; name=\"x\"; name*=utf-8''model\r\n\r\na"]),
+        form(&[&model, &field("url", "https://example.com/ten-hours.mp3")]),
+        form(&[&model, &field("file", "https://example.com/ten-hours.mp3")]),
+        form(&[&model, &field("file_id", "file_1")]),
         form(&[&field("x", "a\r\n--B7x\r\nb")]),
         form(&[&field("x", "a\r\n--B7 \r\nb")]),
     ] {

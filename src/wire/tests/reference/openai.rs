@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::units::Usage;
+use crate::units::{NanoUsd, Usage};
 
 use super::look::{count, is_object, is_something, member, members, owned, parse, text_len};
 use super::look::{elements, text};
@@ -52,7 +52,18 @@ pub fn usage(raw: &[u8]) -> Option<Usage> {
         audio_output: of(&output_details, "audio_tokens"),
         duration_ms: all.get("seconds").and_then(milliseconds),
         web_searches: of(&["server_tool_use"], "web_search_requests"),
+        billed: billed(&all),
     })
+}
+
+fn total(usage: &Usage) -> u64 {
+    usage.input.unwrap_or(0).saturating_add(usage.output.unwrap_or(0))
+}
+
+fn billed(all: &Value) -> Option<NanoUsd> {
+    let cost = all.get("cost")?;
+    let dollars = cost.get("total_cost").unwrap_or(cost).as_f64()?;
+    (dollars >= 0.0).then(|| NanoUsd((dollars * 1e9 - 1e-3).ceil().max(0.0) as u64))
 }
 
 /// Reads one event.
@@ -133,7 +144,7 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
     let failure = failure.or_else(|| stopped.then(|| error(reason)));
     let usage_only = whole && choices == 0 && found.is_some() && failure.is_none();
     // The latest is the whole: snapshots grow, and Groq says the same twice.
-    if let Some(usage) = found.or(nested) {
+    if let Some(usage) = found.or(nested).filter(|later| total(later) >= total(&seen.usage)) {
         seen.usage = usage;
     }
     if let Some(failure) = failure {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use memchr::memchr2;
 
 /// The most bytes kept of one member; a longer one is not kept at all.
-pub const MAX_MEMBER: usize = 256 * 1024;
+pub const MAX_MEMBER: usize = 2 * 1024 * 1024;
 
 /// The longest member name that is looked at.
 const MAX_KEY: usize = 128;
