@@ -44,9 +44,9 @@ fn order(candidates: usize, models: &str) -> Box<dyn Work> {
     let clock = Clock::default();
     Box::new(move |lane| {
         let conversation = clock.look(lane).as_micros() as u64;
-        let conversation = || conversation;
-        let plan =
-            plan::order(&snapshot, &caller, &asked, Dialect::OpenAi, conversation, &health, now);
+        let question =
+            plan::Asked { dialect: Dialect::OpenAi, affinity: || conversation, longest: || 1_000 };
+        let plan = plan::order(&snapshot, &caller, &asked, question, &health, now);
         assert_eq!(black_box(plan).len(), candidates);
     })
 }

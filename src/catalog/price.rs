@@ -106,6 +106,13 @@ impl Price {
         u64::try_from(sum.div_ceil(4)).unwrap_or(u64::MAX)
     }
 
+    /// The same for a prompt of so many tokens.
+    pub fn blended_at(&self, input_tokens: u64) -> u64 {
+        let rates = self.rates(input_tokens, Service::Standard);
+        let sum = 3 * u128::from(rates.input) + u128::from(rates.output);
+        u64::try_from(sum.div_ceil(4)).unwrap_or(u64::MAX)
+    }
+
     /// Whether there is anything to bill by, or the word that there is not.
     pub fn is_known(&self) -> bool {
         self.free || *self != Price { version: self.version.clone(), ..Price::default() }

@@ -28,7 +28,7 @@ mod text;
 mod words;
 mod yaml;
 
-pub use plan::{candidates, plan};
+pub use plan::{candidates, dearer_above, plan};
 pub use problem::{Invalid, Problem};
 pub use snapshot::Snapshot;
 pub use suggest::nearest;

@@ -1,6 +1,6 @@
 //! The order in which targets are tried, for routing and for people.
 
-use super::check::{amount, dollars, multiple};
+use super::check::{self, amount, dollars, multiple};
 use super::snapshot::{Model, Snapshot, Target};
 use crate::catalog::Price;
 use crate::units::NanoUsd;
@@ -25,6 +25,20 @@ pub fn candidates<'s>(
 fn used(model: &Model) -> impl Iterator<Item = (&Model, &Arc<Target>)> {
     let used = model.targets.iter().filter(|target| target.weight > 0);
     used.map(move |target| (model, target))
+}
+
+/// The tokens of a prompt above which a target is in a dearer tier than the model that was asked
+/// for is then, by its cheapest own target: some prices have steps. `None`: there is no such length.
+pub fn dearer_above(snapshot: &Snapshot, model: &Model, target: &Target) -> Option<u64> {
+    let tier = |blended| check::tier_of(blended, &snapshot.tiers);
+    let mut steps: Vec<u64> =
+        target.price.steps.iter().map(|step| step.above_input_tokens).collect();
+    steps.sort_unstable();
+    steps.into_iter().find(|step| {
+        let length = step.saturating_add(1);
+        let own = used(model).map(|(_, own)| own.price.blended_at(length)).min();
+        own.is_some_and(|own| tier(target.price.blended_at(length)) > tier(own))
+    })
 }
 
 /// What `tollbar check` prints after the warnings: for each model its candidates with price
@@ -67,24 +81,47 @@ fn one_model(out: &mut String, snapshot: &Snapshot, model: &Model) -> std::fmt::
         } else if model.targets.len() > 1 {
             write!(out, "  weight {}", target.weight)?;
         }
+        if let Some(above) = dearer_above(snapshot, model, target) {
+            write!(out, "  (not for prompts of more than {above} tokens: dearer there)")?;
+        }
         if let Some(date) = target.card.as_ref().and_then(|card| card.deprecation) {
             write!(out, "  (retirement {date})")?;
         }
         writeln!(out)?;
     }
-    if let Some(worst) = worst_multiple(&candidates, model) {
+    if let Some(worst) = worst_multiple(snapshot, &candidates, model) {
         writeln!(out, "  worst price multiple of a fallback: {worst}")?;
     }
     Ok(())
 }
 
-/// The dearest fallback target against the model's cheapest own one.
-fn worst_multiple(candidates: &[(&Model, &Arc<Target>)], model: &Model) -> Option<String> {
+/// The dearest fallback target against the model's cheapest own one, at any length of prompt for
+/// which it may be tried.
+fn worst_multiple(
+    snapshot: &Snapshot,
+    candidates: &[(&Model, &Arc<Target>)],
+    model: &Model,
+) -> Option<String> {
     let (own, other): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|(owner, _)| owner.name == model.name);
-    let cheapest = own.iter().map(|(_, t)| t.price.blended()).min()?;
-    let dearest = other.iter().map(|(_, t)| t.price.blended()).max()?;
-    Some(multiple(dearest, cheapest))
+    let steps = candidates.iter().flat_map(|(_, target)| &target.price.steps);
+    let lengths: Vec<u64> =
+        steps.map(|step| step.above_input_tokens.saturating_add(1)).chain([1]).collect();
+    let mut worst: Option<(u64, u64)> = None;
+    for (_, target) in other {
+        let most = dearer_above(snapshot, model, target).unwrap_or(u64::MAX);
+        for length in lengths.iter().filter(|length| **length <= most) {
+            let dear = target.price.blended_at(*length);
+            let cheap = own.iter().map(|(_, t)| t.price.blended_at(*length)).min()?;
+            let more = |(d, c): (u64, u64)| {
+                u128::from(dear) * u128::from(c) > u128::from(d) * u128::from(cheap)
+            };
+            if worst.is_none_or(more) {
+                worst = Some((dear, cheap));
+            }
+        }
+    }
+    worst.map(|(dear, cheap)| multiple(dear, cheap))
 }
 
 /// `$0.15 in / $0.60 out per million`, or the units that the model is billed by.

@@ -22,29 +22,42 @@ pub struct Candidate {
     pub target: Arc<Target>,
 }
 
+/// What a request says about where it may go. The functions are asked where there is a choice.
+pub struct Asked<A, L> {
+    /// The dialect that it speaks.
+    pub dialect: Dialect,
+    /// Stands for the conversation.
+    pub affinity: A,
+    /// A bound of the prompt's tokens.
+    pub longest: L,
+}
+
 /// The targets of `model` and of its fallbacks that speak `dialect`, in the order of trying.
 ///
-/// `affinity` stands for the conversation, and is asked for where there is a choice: the same one goes to the same target of the model
-/// while that is healthy, so that the provider's prompt cache stays warm, and over many
-/// conversations each target gets its share by weight. Targets over the model's latency budget
-/// come after its others. The fallbacks follow, cheapest first unless the configuration keeps
-/// its own order.
+/// The same conversation goes to the same target of the model while that is healthy, so that the
+/// provider's prompt cache stays warm, and over many conversations each target gets its share by
+/// weight. Targets over the model's latency budget come after its others. The fallbacks follow,
+/// cheapest first unless the configuration keeps its own order. What would be in a dearer tier for
+/// so long a prompt is left out.
 pub fn order(
     snapshot: &Snapshot,
     caller: &Caller,
     model: &Arc<Model>,
-    dialect: Dialect,
-    affinity: impl FnOnce() -> u64,
+    asked: Asked<impl FnOnce() -> u64, impl Fn() -> u64>,
     health: &HealthTable,
     now: Instant,
 ) -> Vec<Candidate> {
-    let usable = |target: &Target| target.dialect == dialect && target.tier <= model.tier;
+    let usable = |target: &Target| target.dialect == asked.dialect && target.tier <= model.tier;
     let mut plan = Vec::new();
     for (owner, target) in config::candidates(snapshot, model) {
         let allowed = owner.name == model.name || caller.models.allows(&owner.name);
         let rolled_back =
             target.canary.is_some_and(|rule| health.of(&target.id).is_rolled_back(&rule));
         if rolled_back || !(allowed && usable(target)) {
+            continue;
+        }
+        let above = config::dearer_above(snapshot, model, target);
+        if above.is_some_and(|above| (asked.longest)() > above) {
             continue;
         }
         let owner =
@@ -55,7 +68,7 @@ pub fn order(
     }
     let own = plan.iter().take_while(|candidate| candidate.model.name == model.name).count();
     if let Some(own) = plan.get_mut(..own).filter(|own| own.len() > 1) {
-        let affinity = affinity();
+        let affinity = (asked.affinity)();
         own.sort_by(|a, b| score(&b.target, affinity).total_cmp(&score(&a.target, affinity)));
         if let Some(budget) = model.latency_budget {
             own.sort_by_cached_key(|candidate| {

@@ -6,7 +6,7 @@ use super::inspect::{self, Received};
 use super::{Edge, admit, authenticate, held, models, passthrough, reply, window};
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
-use crate::plan::Candidate;
+use crate::plan::{Asked, Candidate};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::route::{self, Endpoint, Route};
@@ -104,8 +104,11 @@ impl Edge {
             &snapshot,
             caller,
             &model,
-            endpoint.dialect(),
-            || inspect::affinity(&asked.fields, &received.body),
+            Asked {
+                dialect: endpoint.dialect(),
+                affinity: || inspect::affinity(&asked.fields, &received.body),
+                longest: || inspect::longest(&received.body),
+            },
             &self.gateway.health,
             Instant::now(),
         );

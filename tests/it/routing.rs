@@ -198,6 +198,23 @@ async fn a_target_that_is_passed_over_is_a_fallback_too() {
     assert_eq!(server.metric(&format!("{from}\"left_alone\"")).await, 9.0);
 }
 
+/// Never a dearer tier, at the length that the prompt may have.
+#[tokio::test]
+async fn a_long_prompt_has_no_fallback_that_is_dearer_for_it() {
+    let provider = provider();
+    provider.set_default("sim-own", Script::status(500));
+    let models = "  own: { targets: [ { provider: p, model: sim-own, price: { input: 0.3, output: 0.6 } } ], fallbacks: [spare] }\n  \
+         spare: { targets: [ { provider: p, model: sim-spare, price: { input: 0.2, output: 0.4, steps: [ { above_input_tokens: 1000, input: 50, output: 100 } ] } } ] }\n";
+    let server = Server::start(&config_of(&head(), &provider, "", models));
+    let url = server.url("/v1/chat/completions");
+    for (words, status) in [(100, 200), (2_000, 502)] {
+        let mut body = chat("own");
+        body["messages"][0]["content"] = "word ".repeat(words).into();
+        let answer = post(&client(), url.clone(), body.to_string()).await;
+        assert_eq!(answer.status(), status, "{words}");
+    }
+}
+
 #[tokio::test]
 async fn no_first_token_in_time_moves_on() {
     let provider = provider();

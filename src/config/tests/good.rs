@@ -1,6 +1,6 @@
 //! What a good file comes to.
 
-use super::super::{candidates, find, plan};
+use super::super::{candidates, dearer_above, find, plan};
 use super::*;
 use crate::config::snapshot;
 use crate::scope::{Budget, Per};
@@ -97,6 +97,39 @@ fn candidates_are_own_targets_then_fallbacks_cheapest_first() {
         "{shown}"
     );
     assert!(shown.contains("worst price multiple of a fallback: 3.5x"), "{shown}");
+}
+
+/// A price that rises with the prompt's length is compared at the same length.
+#[test]
+fn a_fallback_that_gets_dearer_with_the_prompt_is_left_out_there() {
+    let step = "steps: [ { above_input_tokens: 1000, input: 50, output: 100 }, { above_input_tokens: 100, input: 1.2, output: 2 } ]";
+    let text = with(
+        MINI,
+        &format!(
+            "mini: {{ targets: [ {{ provider: openai, model: a, price: {{ input: 0.3, output: 0.6 }} }} ], fallbacks: [f], max_output_tokens: 9 }}
+  f: {{ targets: [ {{ provider: openai, model: f, price: {{ input: 0.2, output: 0.4, {step} }} }} ], max_output_tokens: 9 }}"
+        ),
+    );
+    let snapshot = good(&text).snapshot;
+    let (mini, f) = (&snapshot.models["mini"], &snapshot.models["f"].targets[0]);
+    // $1.4 blended is standard, and $62.5 premium, where the first is cheap.
+    assert_eq!(dearer_above(&snapshot, mini, f), Some(100));
+    assert_eq!(dearer_above(&snapshot, &snapshot.models["f"], f), None);
+    let shown = plan(&snapshot);
+    assert!(shown.contains("(not for prompts of more than 100 tokens: dearer there)"), "{shown}");
+    assert!(shown.contains("worst price multiple of a fallback: 0.7x"), "{shown}");
+    // Within one tier it may get dearer, and the worst of it is said.
+    let wide = text.replace("tiers:", "x-tiers:").replace("1.2, output: 2", "0.5, output: 1");
+    let snapshot = good(&wide).snapshot;
+    assert_eq!(
+        dearer_above(&snapshot, &snapshot.models["mini"], &snapshot.models["f"].targets[0]),
+        Some(1000)
+    );
+    assert!(
+        plan(&snapshot).contains("worst price multiple of a fallback: 1.7x"),
+        "{}",
+        plan(&snapshot)
+    );
 }
 
 #[test]
