@@ -137,8 +137,10 @@ fn book(
             let cost = |usage| {
                 worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST)
             };
-            // Who says what it bills knows best; an estimate of ours may still be more.
-            let billed = report.usage.billed.filter(|_| !price.free).unwrap_or_default();
+            // Who says what it bills knows better than a catalogue, but not than the operator; and
+            // what the catalogue comes to may still be more.
+            let listed = price.version.starts_with("catalogue");
+            let billed = report.usage.billed.filter(|_| listed && !price.free).unwrap_or_default();
             record.cost = cost(&record.usage).max(billed.min(MAX_COST));
             if record.source == UsageSource::Estimated {
                 record.cost = guessed(attempt, record.cost).max(cost(&report.usage)).max(billed);

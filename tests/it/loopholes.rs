@@ -288,25 +288,33 @@ async fn a_wrong_label_hides_no_usage() {
     }
 }
 
-/// A provider that says what it bills is believed where that is more.
+/// A provider that says what it bills is believed where that is more than the catalogue says. The
+/// operator's own price stands.
 #[tokio::test]
 async fn what_a_provider_says_it_bills_is_booked() {
     let provider = provider();
-    let server = Server::start(&config(&provider));
+    let listed =
+        format!("  xai: {{ dialect: openai, base_url: \"{}/v1\" }}\nbreaker:", provider.base());
+    let text = config(&provider).replacen("breaker:", &listed, 1)
+        + "  grok: { targets: [ { provider: xai, model: grok-4.20 } ], max_output_tokens: 1000 }\n";
+    let server = Server::start(&text);
     let base = json!({"prompt_tokens": 2, "completion_tokens": 3});
     for (more, nano) in [
         (json!({"cost": 0.95}), 950_000_000),
         (json!({"cost": {"total_cost": 0.0064, "request_cost": 0.005}}), 6_400_000),
         (json!({"cost_in_usd_ticks": 377_560_000}), 37_756_000),
-        (json!({"cost": 0.001}), 5_000_000),
-        (json!({"cost": -1}), 5_000_000),
+        // 2 × $1.25 and 3 × $2.50 a million.
+        (json!({"cost": 0.000001}), 10_000),
+        (json!({"cost": -1}), 10_000),
     ] {
         let mut usage = base.clone();
         usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let body = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": usage});
-        let row =
-            booked(&server, &provider, "/v1/chat/completions", chat("gpt"), plain(&body)).await;
-        assert_eq!(cost(&row), nano, "{row}");
+        for (model, nano) in [("grok", nano), ("gpt", 5_000_000)] {
+            let path = "/v1/chat/completions";
+            let row = booked(&server, &provider, path, chat(model), plain(&body)).await;
+            assert_eq!(cost(&row), nano, "{row}");
+        }
     }
     // One that says nothing later takes nothing back.
     let said = json!({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2, "completion_tokens": 3_000}});
