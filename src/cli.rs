@@ -7,7 +7,7 @@ use crate::reload::Source;
 use crate::server::{self, Options};
 use crate::{demo, keygen};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// An edge proxy for LLM providers: no request costs more than somebody agreed to pay.
@@ -125,7 +125,8 @@ fn check(file: &ConfigFile) -> ExitCode {
                 println!("warning: {}", warning.located(&path.display().to_string()));
             }
             // Only a warning: another machine may run it, or another user.
-            let state = loaded.snapshot.state_path.parent().filter(|dir| !dir.is_dir());
+            let here = |dir: &Path| dir.as_os_str().is_empty() || dir.is_dir();
+            let state = loaded.snapshot.state_path.parent().filter(|dir| !here(dir));
             if let Some(missing) = state {
                 println!(
                     "warning: {}: state.path: there is no directory {} here; it has to be there when the server starts",

@@ -44,8 +44,11 @@ fn order(candidates: usize, models: &str) -> Box<dyn Work> {
     let clock = Clock::default();
     Box::new(move |lane| {
         let conversation = clock.look(lane).as_micros() as u64;
-        let question =
-            plan::Asked { dialect: Dialect::OpenAi, affinity: || conversation, longest: || 1_000 };
+        let question = plan::Asked {
+            dialect: Dialect::OpenAi,
+            affinity: || conversation,
+            exceeds: |tokens| tokens < 1_000,
+        };
         let plan = plan::order(&snapshot, &caller, &asked, question, &health, now);
         assert_eq!(black_box(plan).len(), candidates);
     })

@@ -23,13 +23,13 @@ pub struct Candidate {
 }
 
 /// What a request says about where it may go. The functions are asked where there is a choice.
-pub struct Asked<A, L> {
+pub struct Asked<A, E> {
     /// The dialect that it speaks.
     pub dialect: Dialect,
     /// Stands for the conversation.
     pub affinity: A,
-    /// A bound of the prompt's tokens.
-    pub longest: L,
+    /// Whether the prompt may have more than so many tokens.
+    pub exceeds: E,
 }
 
 /// The targets of `model` and of its fallbacks that speak `dialect`, in the order of trying.
@@ -37,13 +37,13 @@ pub struct Asked<A, L> {
 /// The same conversation goes to the same target of the model while that is healthy, so that the
 /// provider's prompt cache stays warm, and over many conversations each target gets its share by
 /// weight. Targets over the model's latency budget come after its others. The fallbacks follow,
-/// cheapest first unless the configuration keeps its own order. What would be in a dearer tier for
-/// so long a prompt is left out.
+/// cheapest first unless the configuration keeps its own order. One that would be in a dearer tier
+/// for so long a prompt is left out.
 pub fn order(
     snapshot: &Snapshot,
     caller: &Caller,
     model: &Arc<Model>,
-    asked: Asked<impl FnOnce() -> u64, impl Fn() -> u64>,
+    asked: Asked<impl FnOnce() -> u64, impl Fn(u64) -> bool>,
     health: &HealthTable,
     now: Instant,
 ) -> Vec<Candidate> {
@@ -56,8 +56,10 @@ pub fn order(
         if rolled_back || !(allowed && usable(target)) {
             continue;
         }
-        let above = config::dearer_above(snapshot, model, target);
-        if above.is_some_and(|above| (asked.longest)() > above) {
+        // Its own targets are what the model costs; a fallback is what nobody asked for.
+        let fallback = owner.name != model.name;
+        let above = fallback.then(|| config::dearer_above(snapshot, model, target)).flatten();
+        if above.is_some_and(&asked.exceeds) {
             continue;
         }
         let owner =

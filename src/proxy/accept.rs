@@ -3,7 +3,7 @@
 use super::authenticate::Keys;
 use super::exchange::{Call, Exchange};
 use super::inspect::{self, Received};
-use super::{Edge, admit, authenticate, held, models, passthrough, reply, window};
+use super::{Edge, admit, authenticate, held, models, passthrough, reply, window, worst};
 use crate::config::snapshot::{Model, Snapshot};
 use crate::keys::Caller;
 use crate::plan::{Asked, Candidate};
@@ -107,7 +107,7 @@ impl Edge {
             Asked {
                 dialect: endpoint.dialect(),
                 affinity: || inspect::affinity(&asked.fields, &received.body),
-                longest: || inspect::longest(&received.body),
+                exceeds: |tokens| worst::may_exceed(&received.body, tokens),
             },
             &self.gateway.health,
             Instant::now(),

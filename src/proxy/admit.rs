@@ -104,13 +104,18 @@ pub fn output(endpoint: Endpoint, model: &Model, fields: &BodyFields) -> Option<
         BodyFields::Form(..) => return None,
         BodyFields::Opaque => return Some(0),
     };
-    // Some servers read 0 as no cap at all.
     let trusts_zero = endpoint == Endpoint::Messages;
     let names = endpoint.caps().iter();
     let asked = names.filter_map(|name| fields.capped(*name).filter(|n| trusts_zero || *n > 0));
     let asked = asked.max();
     let most = asked.into_iter().chain(model.max_output_tokens).min()?;
     Some(most.saturating_mul(answers(fields)))
+}
+
+/// Whether an output cap of 0 means what it says: it warms Anthropic's cache, and scores a text
+/// that is echoed. Elsewhere some servers read it as no cap at all.
+pub fn zero_is_a_cap(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Messages | Endpoint::Completions)
 }
 
 /// Whether the endpoint makes tokens of output at all. Vectors and verdicts are none.

@@ -8,6 +8,7 @@ use pingora_core::ErrorType::{self, Custom};
 use pingora_core::protocols::http::{HttpTask, ServerSession};
 use pingora_core::{Error, Result};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The error that a passed deadline raises.
@@ -22,6 +23,9 @@ const SWALLOWED: ErrorType = Custom("Swallowed");
 /// The largest answer whose header is held back until its cost is known, in bytes.
 const MAX_HELD_ANSWER: usize = 1024 * 1024;
 
+/// How long the usage behind the last word of an answer is waited for when its client has left.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
 static COST: HeaderName = HeaderName::from_static("x-tollbar-cost-usd");
 
 /// The handle by which the hooks steer the wrapper, which they can't reach inside Pingora.
@@ -34,6 +38,8 @@ struct Inner {
     deadline: Option<Instant>,
     /// The running attempt's answer is read to its end, with or without a client.
     drains: bool,
+    /// But only for a moment.
+    lingers: bool,
     left: Option<Left>,
     hold: Option<Held>,
     /// A header that waits for the first byte of its body.
@@ -64,11 +70,21 @@ impl Control {
         let mut state = self.0.lock();
         state.deadline = Some(deadline);
         state.drains = drains;
+        state.lingers = false;
     }
 
-    /// From here on the answer is read to its end, also when the client leaves.
-    pub fn drain(&self) {
-        self.0.lock().drains = true;
+    /// The answer has said its last word: what is behind it is read for a moment, also when the
+    /// client leaves.
+    pub fn linger(&self) {
+        let mut state = self.0.lock();
+        state.lingers |= !state.drains;
+        state.drains = true;
+    }
+
+    /// Whether the client has left, and what is behind the last word of its answer is waited for.
+    pub fn lingers(&self) -> bool {
+        let state = self.0.lock();
+        state.lingers && state.left.is_some()
     }
 
     /// The answer has begun: from here on it may take its time.
@@ -171,6 +187,9 @@ impl Control {
             state.hold = None;
             state.head = None;
             state.left = Some(had());
+        }
+        if state.lingers {
+            state.deadline = Some(Instant::now() + LAST_WORD);
         }
         state.drains
     }

@@ -46,6 +46,7 @@ pub fn proxying(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    error.retry.decide_reuse(reused);
     let failure = what(session, exchange, &error, reused);
     log::debug!("{}: {}: {error}", exchange.id, failure.outcome());
     exchange.client_gone |= failure == Failure::ClientGone;
@@ -56,6 +57,7 @@ pub fn proxying(
 
 fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool) -> Failure {
     let call = exchange.call.as_mut();
+    let left = call.as_ref().is_some_and(|call| call.control.lingers());
     let deadline_passed = call.as_ref().is_some_and(|call| Instant::now() >= call.deadline);
     let attempt = call.and_then(|call| call.current.as_mut());
     if let Some(failure) = attempt.as_ref().and_then(|attempt| attempt.failure.clone()) {
@@ -66,6 +68,9 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
     // As long as no byte of the answer is there, another target may give it.
     let first = attempt.and_then(|attempt| attempt.relay.as_ref()?.first_byte);
     let begun = first.is_some() || session.response_written().is_some();
+    if *error.etype() == DEADLINE && left {
+        return Failure::ClientGone;
+    }
     if *error.etype() == DEADLINE {
         return if deadline_passed { Failure::Deadline } else { Failure::FirstToken };
     }
@@ -80,8 +85,8 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         _ if begun => Failure::Interrupted(why),
         ErrorType::InternalError => Failure::Internal(why),
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
-        // A stream of HTTP/2 that is reset was heard of.
-        ErrorType::H2Error => Failure::Broken(why),
+        // A stream of HTTP/2 that is reset was heard of, unless the provider says that it wasn't.
+        ErrorType::H2Error if !error.retry() => Failure::Broken(why),
         _ if reused && quick && !answered => Failure::Stale,
         _ => Failure::Broken(why),
     }

@@ -216,7 +216,7 @@ fn unbounded(candidate: &Candidate, why: Unbounded) -> Short {
         ),
     };
     let reject = Reject::new(Reason::InvalidRequest, message).param(param);
-    Short { reject, other_target_may_do: false }
+    Short { reject, other_target_may_do: why == Unbounded::Service }
 }
 
 fn state_unavailable() -> Reject {

@@ -7,7 +7,7 @@ use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::state::{ByteBudget, ByteShare};
 use crate::wire::route::Endpoint;
-use crate::wire::{marks, multipart, scan};
+use crate::wire::{multipart, scan};
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_core::protocols::http::ServerSession;
@@ -23,14 +23,6 @@ const BODY_TIMEOUTS: u32 = 5;
 
 /// The longest request header, names and values together, in bytes. Envoy's bound is 60 KiB.
 const MAX_HEADER: usize = 64 * 1024;
-
-/// A bound of the prompt's tokens.
-pub fn longest(body: &[u8]) -> u64 {
-    match marks::of(body).beyond.unseen {
-        true => u64::MAX,
-        false => body.len() as u64,
-    }
-}
 
 /// A body in memory, with its share of the byte budget.
 pub struct Received {

@@ -50,8 +50,10 @@ pub fn understand(
             format!("there is no such provider. Configured are: {}.", names.join(", ")),
         )
     })?;
-    let via = Via { method: header.method.clone(), target: target(&provider, path, header)? };
-    if let Some((endpoint, model)) = metered(&provider, &header.method, path) {
+    let known = metered(&provider, &header.method, path);
+    let target = target(&provider, path, header, known.is_some())?;
+    let via = Via { method: header.method.clone(), target };
+    if let Some((endpoint, model)) = known {
         return Ok((provider, Kind::Metered(endpoint, model), via));
     }
     if !unmetered(&provider, &header.method, path) {
@@ -93,7 +95,12 @@ fn unmetered(provider: &Provider, method: &Method, path: &str) -> bool {
 }
 
 /// The path at the provider: always below its base path.
-fn target(provider: &Provider, path: &str, header: &RequestHeader) -> Result<String, Reject> {
+fn target(
+    provider: &Provider,
+    path: &str,
+    header: &RequestHeader,
+    metered: bool,
+) -> Result<String, Reject> {
     let base = provider.base_path.as_str();
     let below = !base.is_empty() && path.starts_with(&format!("{base}/"));
     let mut target = if below { path.to_owned() } else { format!("{base}{path}") };
@@ -106,8 +113,10 @@ fn target(provider: &Provider, path: &str, header: &RequestHeader) -> Result<Str
                 "the query has characters that must be encoded.",
             ));
         }
-        let kept: Vec<&str> =
-            query.split('&').filter(|pair| !pair.is_empty() && is_forwarded(pair)).collect();
+        let kept: Vec<&str> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty() && is_forwarded(pair, metered))
+            .collect();
         if !kept.is_empty() {
             target.push('?');
             target.push_str(&kept.join("&"));
@@ -119,13 +128,13 @@ fn target(provider: &Provider, path: &str, header: &RequestHeader) -> Result<Str
 /// Whether a parameter may go on to the provider. Google's clients may put a key there: it is ours,
 /// not the provider's. What selects parts of an answer would leave out its usage, and Google's
 /// parameters of every API (`$…`) can also make another call of it.
-fn is_forwarded(pair: &str) -> bool {
+fn is_forwarded(pair: &str, metered: bool) -> bool {
     let name = pair.split('=').next().unwrap_or_default();
     // One that can't be decoded is not what any of these look like to a server.
     let name = decode_id(name).unwrap_or_default();
     let value = pair.split_once('=').map_or("", |(_, value)| value);
     // Another form of answer can't be read: its usage would be nobody's.
-    let other_form = name == "alt" && !["sse", "json"].contains(&value);
+    let other_form = metered && name == "alt" && !["sse", "json"].contains(&value);
     !name.starts_with('$')
         && !other_form
         && !["key", "access_token", "oauth_token", "fields", "callback"].contains(&name.as_str())
@@ -169,7 +178,6 @@ pub fn model(
             .param("model")
         })?,
     };
-    let window = window.or_else(|| target.card.as_ref()?.context_window);
     Ok(made_up(name, target, output, window))
 }
 

@@ -4,6 +4,7 @@ use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
 use super::reply::{identity, value};
 use super::settle;
 use super::upstream::asks_usage;
+use super::worst;
 use crate::faults;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
@@ -103,8 +104,11 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let events = content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");
     let coded = header.headers.contains_key(header::CONTENT_ENCODING);
+    // Sound and what was heard in it look like anything.
+    let sounds = endpoint.multipart() || endpoint == Endpoint::AudioSpeech;
     let meter = match (events, json) {
         _ if coded || !metered => Meter::opaque(endpoint),
+        (false, false) if sounds => Meter::opaque(endpoint),
         (true, _) => Meter::stream(endpoint, hide),
         // A stream that was asked for may come under the wrong label.
         (_, true) if !stream => Meter::json(endpoint),
@@ -239,7 +243,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     let Some(call) = exchange.call.as_mut() else {
         return;
     };
-    let endpoint = call.endpoint;
+    let (endpoint, single) = (call.endpoint, worst::answers(call) == 1);
     let Some(relay) = call.current.as_mut().and_then(|attempt| attempt.relay.as_mut()) else {
         return;
     };
@@ -255,9 +259,10 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
             began = relay.status < 300;
         }
         out = relay.meter.chunk(chunk);
-        if relay.events && relay.meter.awaits_usage() {
-            // Many leave with the last word. What it has cost comes just behind.
-            call.control.drain();
+        if relay.events && single && relay.meter.awaits_usage() {
+            // Many leave with the last word. What it has cost comes just behind; of several
+            // answers others may go on.
+            call.control.linger();
         }
     }
     if end {
@@ -276,6 +281,7 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     if began && let Some(attempt) = call.current.as_mut() {
         // Whoever probes has found out: the others needn't wait for the answer's end.
         attempt.permits.0.answers();
+        attempt.permits.1.answers();
     }
     // An empty chunk would end a chunked answer: hand on nothing instead.
     *body = (!out.is_empty()).then_some(out);

@@ -141,7 +141,8 @@ fn book(
             // what the catalogue comes to may still be more.
             let listed = price.version.starts_with("catalogue");
             let billed = report.usage.billed.filter(|_| listed && !price.free).unwrap_or_default();
-            record.cost = cost(&record.usage).max(billed.min(MAX_COST));
+            let billed = billed.min(MAX_COST);
+            record.cost = cost(&record.usage).max(billed);
             if record.source == UsageSource::Estimated {
                 record.cost = guessed(attempt, record.cost).max(cost(&report.usage)).max(billed);
             }

@@ -1,5 +1,6 @@
 //! What goes upstream: which peer, with which header, with which bytes.
 
+use super::admit;
 use super::authenticate::KEY_HEADERS;
 use super::exchange::{BodyFields, Call, Exchange};
 use super::trust;
@@ -30,7 +31,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
-const NOT_FORWARDED: [&str; 28] = [
+const NOT_FORWARDED: [&str; 26] = [
     "host",
     "connection",
     "keep-alive",
@@ -59,8 +60,6 @@ const NOT_FORWARDED: [&str; 28] = [
     "x-goog-fieldmask",
     // … or choose who pays, and how much.
     "x-goog-user-project",
-    "openai-organization",
-    "openai-project",
     "x-amzn-bedrock-service-tier",
 ];
 
@@ -77,6 +76,7 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
                 cap_name: cap_name(call.endpoint, target),
                 older_cap: knows_older_cap_only(call.endpoint, target),
                 output_cap: cap,
+                zero_is_none: !admit::zero_is_a_cap(call.endpoint),
                 include_usage: asks_usage(call.endpoint) && call.stream,
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
@@ -109,7 +109,8 @@ pub fn cap_name(endpoint: Endpoint, target: &Target) -> Option<CapName> {
 /// Vendors whose chat takes no notice of `max_completion_tokens`, by their API references.
 const OLDER_CAP: [&str; 5] = ["dashscope", "deepseek", "mistral", "perplexity", "zai"];
 
-fn knows_older_cap_only(endpoint: Endpoint, target: &Target) -> bool {
+/// Whether the target takes no notice of chat's newer name of an output cap.
+pub fn knows_older_cap_only(endpoint: Endpoint, target: &Target) -> bool {
     let vendor = target.card.as_ref().map(|card| card.provider.as_str());
     endpoint == Endpoint::ChatCompletions
         && vendor.is_some_and(|vendor| OLDER_CAP.contains(&vendor))

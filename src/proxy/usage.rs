@@ -116,7 +116,7 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
         endpoint if !admit::makes_output(endpoint) => 0,
         // The bytes are those of the error, not of anything that was made.
         _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
-        Endpoint::ImageGenerations => {
+        Endpoint::ImageGenerations if !report.first_error_only => {
             let each = worst::image_output(&attempt.candidate.target.model);
             each.unwrap_or(0).saturating_mul(worst::answers(call))
         }

@@ -32,8 +32,8 @@ pub fn fitting(
     let BodyFields::Json(fields) = fields else {
         return Ok(plan);
     };
-    // Of a list of texts each has the whole window.
-    if endpoint == Endpoint::Embeddings {
+    // Of a list of texts each has the whole window; and who counts wants to hear the number.
+    if matches!(endpoint, Endpoint::Embeddings | Endpoint::CountTokens) {
         return Ok(plan);
     }
     let output = fields.caps.iter().filter_map(|cap| cap.tokens).max().unwrap_or(1);

@@ -4,20 +4,24 @@
 //! files have bounds of their own, and whatever makes a provider add input that the gateway can't
 //! see (a stored conversation, a search) is bounded by the model's window only.
 
-use super::admit;
 use super::exchange::{BodyFields, Call};
+use super::{admit, upstream};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
 use crate::wire::marks::{self, Marks};
 use crate::wire::route::Endpoint;
+use crate::wire::scan::CapName;
 use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens::{self, Vendor};
 
 /// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
 /// (its vision guide, for gpt-4o-mini). The others stay below 5,000 by their own guides.
 const PICTURE: [(Dialect, u64); 3] =
-    [(Dialect::OpenAi, 48_169), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
+    [(Dialect::OpenAi, MOST_PICTURE), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
+
+/// The most that any of them counts.
+const MOST_PICTURE: u64 = 48_169;
 
 /// Searches that a provider makes for one request at most, where it may search at all.
 const MOST_SEARCHES: u64 = 10;
@@ -68,15 +72,21 @@ impl<'a> Worst<'a> {
         if beyond.others {
             return Err(Unbounded::OtherModel);
         }
-        if beyond.draws {
+        if beyond.draws && !target.price.free {
             return Err(Unbounded::Pictures);
         }
         let faster = matches!(&call.fields, BodyFields::Json(fields) if fields.priority);
-        if faster && target.price.priority.is_none() && !target.price.free {
+        // An operator's own price is for whatever the operator lets through.
+        let listed = target.price.version.starts_with("catalogue");
+        if faster && listed && target.price.priority.is_none() && !target.price.free {
             return Err(Unbounded::Service);
         }
         let pictures = image_output(&target.model);
-        let output = match admit::output(call.endpoint, model, &call.fields) {
+        let asked = match is_overlooked(call, target) {
+            true => model.max_output_tokens.map(|most| most.saturating_mul(answers(call))),
+            false => admit::output(call.endpoint, model, &call.fields),
+        };
+        let output = match asked {
             _ if !call.metered => 0,
             // Their endpoint knows no cap.
             _ if call.endpoint == Endpoint::ImageGenerations && pictures.is_some() => {
@@ -141,6 +151,14 @@ impl<'a> Worst<'a> {
     }
 }
 
+/// Whether the target takes no notice of the one cap that says something.
+fn is_overlooked(call: &Call, target: &Target) -> bool {
+    let BodyFields::Json(fields) = &call.fields else { return false };
+    upstream::knows_older_cap_only(call.endpoint, target)
+        && fields.caps.iter().any(|cap| cap.name == CapName::MaxTokens)
+        && fields.capped(CapName::MaxTokens).is_none_or(|tokens| tokens == 0)
+}
+
 /// Whether the request wants to be served in a region of its choice.
 pub fn is_regional(call: &Call) -> bool {
     call.endpoint == Endpoint::Messages
@@ -199,6 +217,26 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
     if marks.beyond.unseen { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
 }
 
+/// Whether a prompt may have more than so many tokens, at whatever target: looked at more closely
+/// the nearer it is.
+pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
+    if body.len() as u64 <= tokens && !marks::of(body).picture {
+        return false;
+    }
+    let Some(Contents { text, pictures, data, .. }) = text_len::contents(body) else {
+        return true;
+    };
+    let beside = pictures.saturating_mul(MOST_PICTURE).saturating_add(data);
+    if marks::of(body).beyond.unseen || beside > tokens {
+        return true;
+    }
+    if text.saturating_add(beside) <= tokens {
+        return false;
+    }
+    let counted = tokio::task::block_in_place(|| tokens::of(body, Vendor::Other));
+    counted.is_none_or(|bounds| bounds.most.min(text).saturating_add(beside) > tokens)
+}
+
 /// Text by its bytes or, to be exact, by a tokenizer's count with a margin; pictures by their
 /// dialect's bound; other data by its bytes.
 fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
@@ -206,7 +244,7 @@ fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
         return call.body.len() as u64;
     };
     let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
-    let picture = picture.map_or(48_169, |(_, tokens)| *tokens);
+    let picture = picture.map_or(MOST_PICTURE, |(_, tokens)| *tokens);
     let counted = exact
         .then(|| tokio::task::block_in_place(|| tokens::of(&call.body, vendor(target))))
         .flatten();
@@ -226,6 +264,7 @@ pub fn vendor(target: &Target) -> Vendor {
 /// Whether a model of OpenAI's is older than GPT-4o, or makes vectors.
 fn is_before_4o(id: &str) -> bool {
     let id = id.rsplit('/').next().unwrap_or(id);
+    let id = id.strip_prefix("ft:").unwrap_or(id);
     let four = id.strip_prefix("gpt-4");
     let older = ["gpt-3", "text-embedding", "davinci", "babbage"];
     four.is_some_and(|rest| !rest.starts_with(['o', '.']))

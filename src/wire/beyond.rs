@@ -11,7 +11,7 @@ use super::walk;
 
 /// Names and values that begin so stand for input that the gateway can't see, or whose bytes don't
 /// bound it (a page of a document is a picture, too). Written in any case, with or without `_`.
-const UNSEEN: [&str; 21] = [
+const UNSEEN: [&str; 23] = [
     "previous_response_id",
     "item_reference",
     "file_id",
@@ -24,7 +24,9 @@ const UNSEEN: [&str; 21] = [
     "url_context",
     "code_execution",
     "code_interpreter",
-    "container_",
+    "container_auto",
+    "container_reference",
+    "container_upload",
     "cached_content",
     "pmpt_",
     "fileid:",
@@ -40,14 +42,15 @@ const UNSEEN_EXACTLY: [&str; 6] =
     ["conversation", "container", "document", "document_url", "file", "retrieval"];
 
 /// Searches by a provider: they add input, and may have a price of their own.
-const SEARCH: [&str; 13] = [
+const SEARCH: [&str; 14] = [
     "web_search",
     "enterprise_web_search",
     "google_search",
     "google_maps",
     "x_search",
     "collections_search",
-    "browser_",
+    "browser_search",
+    "browser_automation",
     "search_parameters",
     "enable_search",
     "builtin_function",
@@ -207,15 +210,29 @@ impl Beyond {
     }
 }
 
-/// Whether a string begins so, however it is written.
+/// Whether a string begins so, in any case, and however its letters are escaped.
 fn begins(text: &Text, with: &[u8]) -> bool {
-    let ignores_case =
-        |text: &[u8]| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    if !text.escaped {
-        return ignores_case(text.raw());
+    let mut rest = text.raw();
+    with.iter().all(|wanted| {
+        let Some((byte, after)) = first(rest) else { return false };
+        rest = after;
+        byte.eq_ignore_ascii_case(wanted)
+    })
+}
+
+/// The first byte of what a string says, and what is written after it; 0 for what none of the
+/// words has in it.
+fn first(raw: &[u8]) -> Option<(u8, &[u8])> {
+    match raw {
+        [b'\\', b'u', hex @ ..] => {
+            let (hex, after) = hex.split_at_checked(4)?;
+            let unit = u16::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?;
+            Some((u8::try_from(unit).unwrap_or(0), after))
+        }
+        [b'\\', b'b' | b'f' | b'n' | b'r' | b't', after @ ..] => Some((0, after)),
+        [b'\\', byte, after @ ..] | [byte, after @ ..] => Some((*byte, after)),
+        [] => None,
     }
-    // An escape takes six bytes at most.
-    text.raw().len() >= with.len() && ignores_case(&text.name())
 }
 
 /// The beginning of a word in small letters, and its length.
@@ -361,6 +378,14 @@ mod tests {
         let hidden = br#"{"\u0066ile_id":"f"}"#;
         assert!(of(hidden).unwrap().unseen);
         assert!(of(br#"{"a":{"mimeType":"application\/pdf"}}"#).unwrap().unseen);
+        for escaped in [r"fileid:\/\/x", r"\u0066ileid:x", r"FileID\u003ax"] {
+            let body = format!(r#"{{"messages":[{{"content":"{escaped}"}}]}}"#);
+            assert!(of(body.as_bytes()).unwrap().unseen, "{body}");
+        }
+        for text in [r"\file", r"\nfileid:", "fileid", r"\u2028fileid:", "", r"\ud83d\ude00"] {
+            let body = format!(r#"{{"messages":[{{"content":"{text}"}}]}}"#).replace(r"\f", r"\\f");
+            assert!(!of(body.as_bytes()).unwrap().unseen, "{body}");
+        }
         // Twice: whichever the provider takes.
         assert!(of(br#"{"file_id":"f","file_id":null}"#).unwrap().unseen);
         for broken in ["{\"a\":", "x", "{} {}"] {

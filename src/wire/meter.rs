@@ -73,7 +73,7 @@ impl Meter {
     /// Watches `chunk` and returns what the client gets for it: the same memory, unless
     /// something has to be held back or taken out.
     pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
-        if matches!(self.how, How::Unlabelled) {
+        if matches!(self.how, How::Unlabelled) && !chunk.trim_ascii().is_empty() {
             self.how = sniffed(self.endpoint, &chunk);
         }
         let (endpoint, seen) = (self.endpoint, &mut self.seen);
@@ -168,7 +168,7 @@ fn sniffed(endpoint: Endpoint, bytes: &[u8]) -> How {
     let fields: [&[u8]; 4] = [b"data:", b"event:", b"id:", b":"];
     if text.starts_with(b"{") || text.starts_with(b"[") {
         Meter::json(endpoint).how
-    } else if fields.iter().any(|field| text.starts_with(field)) {
+    } else if fields.iter().any(|field| text.starts_with(field) || field.starts_with(text)) {
         Meter::stream(endpoint, false).how
     } else {
         How::Opaque

@@ -53,18 +53,23 @@ impl Fields {
     /// The output that is asked for at most under a name, in tokens; `None`: no end is given. Of
     /// several caps one parser takes the first and another the last: each has to be one.
     pub fn capped(&self, name: CapName) -> Option<u64> {
-        let mut caps = self.caps.iter().filter(|cap| cap.name == name);
-        let largest = caps.try_fold(None, |largest, cap| Some(largest.max(Some(cap.tokens?))));
-        let uncapped = self.generation_configs.iter().any(|config| self.cap_in(config).is_none());
-        if name == CapName::GenerationConfig && uncapped {
+        if name == CapName::GenerationConfig && self.uncapped().next().is_some() {
             return None;
         }
+        let mut caps = self.caps.iter().filter(|cap| cap.name == name);
+        let largest = caps.try_fold(None, |largest, cap| Some(largest.max(Some(cap.tokens?))));
         largest.flatten()
     }
 
-    /// The cap that an object has in it.
-    pub fn cap_in(&self, config: &ObjectAt) -> Option<&Cap> {
-        self.caps.iter().find(|cap| config.span.contains(&cap.value.start))
+    /// The `generationConfig`s without a cap in them. Both are known in the order of the body: one
+    /// walk over them, however many somebody sends.
+    pub fn uncapped(&self) -> impl Iterator<Item = &ObjectAt> {
+        let caps = self.caps.iter().filter(|cap| cap.name == CapName::GenerationConfig);
+        let mut starts = caps.map(|cap| cap.value.start).peekable();
+        self.generation_configs.iter().filter(move |config| {
+            while starts.next_if(|start| *start < config.span.start).is_some() {}
+            starts.peek().is_none_or(|start| *start >= config.span.end)
+        })
     }
 
     /// Whether the client itself asked for the usage of a stream.

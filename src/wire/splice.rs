@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::fault::Span;
-use super::scan::{CapName, Fields, ObjectAt, StreamOptions};
+use super::scan::{CapName, Fields, StreamOptions};
 
 /// Bytes to put in the place of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +24,11 @@ pub struct Wanted<'a> {
     /// Chat's newer name, `max_completion_tokens`, is turned into `max_tokens`: the target would
     /// take no notice of it.
     pub older_cap: bool,
-    /// No output beyond this many tokens. Every present cap that is greater (or null, or 0, which
-    /// some servers read as none) is lowered; one is added where the target would see none.
+    /// No output beyond this many tokens. Every present cap that is greater (or null) is lowered;
+    /// one is added where the target would see none.
     pub output_cap: Option<u64>,
+    /// The target may read 0 as no cap: it is one that is greater.
+    pub zero_is_none: bool,
     /// Whether `stream_options.include_usage` must be true.
     pub include_usage: bool,
 }
@@ -42,7 +44,7 @@ pub fn edits(fields: &Fields, wanted: &Wanted) -> Vec<Edit> {
             plan.older_cap(fields);
         }
         if let Some(most) = wanted.output_cap {
-            plan.output_cap(fields, name, most);
+            plan.output_cap(fields, name, most, wanted.zero_is_none);
         }
     }
     if wanted.include_usage {
@@ -81,9 +83,10 @@ impl Plan {
         }
     }
 
-    fn output_cap(&mut self, fields: &Fields, name: CapName, most: u64) {
+    fn output_cap(&mut self, fields: &Fields, name: CapName, most: u64, zero_is_none: bool) {
+        let greater = |tokens| tokens > most || (tokens == 0 && zero_is_none);
         for cap in &fields.caps {
-            if cap.tokens.is_none_or(|tokens| tokens == 0 || tokens > most) {
+            if cap.tokens.is_none_or(greater) {
                 self.replace(&cap.value, most.to_string().into_bytes());
             }
         }
@@ -97,8 +100,7 @@ impl Plan {
         }
         let member = format!("\"maxOutputTokens\":{most}");
         // Of several one parser takes the first and another the last.
-        let uncapped = |config: &&ObjectAt| fields.cap_in(config).is_none();
-        for config in fields.generation_configs.iter().filter(uncapped) {
+        for config in fields.uncapped() {
             if config.start == config.span.end {
                 self.replace(&config.span, format!("{{{member}}}").into_bytes());
             } else {

@@ -43,7 +43,7 @@ enum Within {
 }
 
 /// Members that hold what a model or a tool wrote, or the shape of it.
-pub const WRITTEN: [&str; 16] = [
+pub const WRITTEN: [&str; 17] = [
     "arguments",
     "args",
     "response",
@@ -59,6 +59,7 @@ pub const WRITTEN: [&str; 16] = [
     "response_json_schema",
     "_responseJsonSchema",
     "guided_json",
+    "structured_outputs",
     "metadata",
 ];
 
@@ -87,7 +88,10 @@ pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
                 left.extend(members.iter().map(|(name, member)| {
                     let written = WRITTEN.contains(&name.as_str()) || (used && name == "input");
                     // Nothing that is said is a picture, whatever stands beside it.
-                    let said = matches!(name.as_str(), "content" | "text");
+                    let said = matches!(
+                        name.as_str(),
+                        "content" | "text" | "input" | "output" | "arguments"
+                    );
                     match within {
                         Within::Content if shows && !said => (member, Within::Picture),
                         Within::Picture if said => (member, Within::Content),

@@ -5,6 +5,7 @@ use crate::raw::Raw;
 use crate::support::*;
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tollbar_loadtest::provider::{Gate, Script};
 
 /// Client and upstream in both HTTP versions; streamed, and waiting for the answer's header.
@@ -92,39 +93,61 @@ async fn the_upstream_call_ends_when_the_client_leaves() {
     assert_eq!(server.metric("tollbar_buffered_bytes").await, 0.0);
 }
 
-/// Many a client leaves with the last word of its answer. The usage comes behind that, and says what
-/// nobody could see: reasoning.
-#[tokio::test]
-async fn who_leaves_with_the_last_word_leaves_the_usage_to_come() {
+/// A provider that ends one answer of a chat, tells what becomes of the connection then, and sends
+/// the usage when it is let.
+async fn one_answer_ends() -> (String, oneshot::Sender<()>, oneshot::Receiver<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
-    let (go, left) = tokio::sync::oneshot::channel::<()>();
+    let (go, let_go) = oneshot::channel::<()>();
+    let (closed, is_closed) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut raw = Raw::over(stream);
         raw.request().await.unwrap();
-        let said = json!({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+        let said =
+            json!({"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]});
         let head =
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
         raw.send(format!("{head}data: {said}\n\n").as_bytes()).await;
-        left.await.unwrap();
-        let usage =
-            json!({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 30_000}});
-        raw.send(format!("data: {usage}\n\ndata: [DONE]\n\n").as_bytes()).await;
+        tokio::select! {
+            next = raw.request() => {
+                assert!(next.is_none());
+                closed.send(()).unwrap();
+            }
+            Ok(()) = let_go => {
+                let usage = json!({"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 30_000}});
+                raw.send(format!("data: {usage}\n\ndata: [DONE]\n\n").as_bytes()).await;
+            }
+        }
     });
+    (base, go, is_closed)
+}
+
+/// Asks for `n` answers and leaves when one has ended.
+async fn leave_with_the_last_word(base: &str, n: u64) -> Server {
     let config = format!(
         "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\" }}\nmodels:\n  \
            m: {{ targets: [ {{ provider: p, model: sim, price: {{ input: 1, output: 2 }} }} ] }}\n",
         head()
     );
     let server = Server::start_with(&config, &[("TOLLBAR_LOG", "debug")]);
+    let mut body = chat_stream("m");
+    body["n"] = n.into();
     let url = server.url("/v1/chat/completions");
-    let mut answer = post(&client(), url, chat_stream("m").to_string()).await;
+    let mut answer = post(&client(), url, body.to_string()).await;
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains("stop") {
         seen.extend(answer.chunk().await.unwrap().unwrap());
     }
-    drop(answer);
+    server
+}
+
+/// Many a client leaves with the last word of its answer. The usage comes behind that, and says what
+/// nobody could see: reasoning.
+#[tokio::test]
+async fn who_leaves_with_the_last_word_leaves_the_usage_to_come() {
+    let (base, go, _closed) = one_answer_ends().await;
+    let server = leave_with_the_last_word(&base, 1).await;
     seen_leaving(&server, 1).await;
     go.send(()).unwrap();
     let line = server.log(1).await.pop().unwrap();
@@ -134,6 +157,16 @@ async fn who_leaves_with_the_last_word_leaves_the_usage_to_come() {
         (&json!("reported"), &json!(30_000)),
         "{line}"
     );
+}
+
+/// Of several answers others go on: nobody reads them, and nobody is to pay for them.
+#[tokio::test]
+async fn who_leaves_with_the_first_of_several_answers_ends_the_others() {
+    let (base, _go, closed) = one_answer_ends().await;
+    let server = leave_with_the_last_word(&base, 2).await;
+    tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap().unwrap();
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["outcome"], "client_gone", "{line}");
 }
 
 /// What the end of a drain cuts says so to its client and in the log, and costs what it had.

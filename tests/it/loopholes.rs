@@ -421,6 +421,46 @@ async fn a_cap_that_may_not_count_bounds_nothing() {
     }
 }
 
+/// DeepSeek and others take no notice of the newer name of a cap: it reaches them by the older, and
+/// counts only where it does.
+#[tokio::test]
+async fn a_cap_has_the_name_that_its_target_knows() {
+    let provider = provider();
+    let listed = format!(
+        "  deepseek: {{ dialect: openai, base_url: \"{}/v1\" }}\nbreaker:",
+        provider.base()
+    );
+    let text = config(&provider).replacen("breaker:", &listed, 1)
+        + "  deep: { targets: [ { provider: deepseek, model: deepseek-v4-flash } ] }\n";
+    let server = Server::start(&text);
+    let url = server.url("/v1/chat/completions");
+    let mut held = Vec::new();
+    for caps in [
+        r#""max_completion_tokens":5"#,
+        r#""max_tokens":5"#,
+        r#""max_tokens":null,"max_completion_tokens":5"#,
+    ] {
+        let gate = Gate::new();
+        provider.clear();
+        provider.set_default("*", Script { gate: Some(gate.clone()), ..Script::default() });
+        let body = format!(r#"{{"model":"deep","messages":[],{caps}}}"#);
+        let sent = tokio::spawn(post_raw(url.clone(), body));
+        assert!(provider.wait_for(1, Duration::from_secs(10)).await);
+        let account = &admin(&server, "/budgets").await["data"][0];
+        held.push(nano(&account["held_usd"].to_string()));
+        gate.open();
+        sent.await.unwrap();
+        let got: Value = serde_json::from_slice(&provider.requests()[0].body).unwrap();
+        if !caps.contains("null") {
+            assert_eq!(
+                (&got["max_tokens"], &got["max_completion_tokens"]),
+                (&json!(5), &Value::Null)
+            );
+        }
+    }
+    assert!(held[0] < held[1] + 50_000 && held[2] > 100 * held[1], "{held:?}");
+}
+
 async fn post_raw(url: String, body: String) -> reqwest::Response {
     post(&client(), url, body).await
 }

@@ -68,6 +68,40 @@ async fn what_cant_be_metered_or_priced_is_refused() {
     assert_eq!(seen.header("authorization"), Some("Bearer sk-provider"));
 }
 
+/// Another form of answer has no usage that can be read; of what isn't metered it is the file.
+#[tokio::test]
+async fn the_form_of_an_answer_is_the_clients_where_nothing_is_metered() {
+    let provider = provider();
+    let models = format!(
+        "providers:\n  gemini: {{ dialect: gemini, base_url: \"{}\", passthrough: {{ unmetered: [\"/v1beta/files*\"] }} }}\n",
+        provider.base()
+    );
+    let config = config_with(&provider, "\"gemini/*\"").replacen("providers:\n", &models, 1);
+    let server = Server::start(&config);
+    for (path, wanted) in [
+        ("/v1beta/files/x:download?alt=media", "/v1beta/files/x:download?alt=media"),
+        (
+            "/v1beta/models/gemini-2.5-flash:generateContent?alt=proto&callback=f",
+            "/v1beta/models/gemini-2.5-flash:generateContent",
+        ),
+        (
+            "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+            "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+        ),
+    ] {
+        provider.clear();
+        let url = server.url(&format!("/passthrough/gemini{path}"));
+        let request = if path.contains("files") {
+            client().get(url)
+        } else {
+            client().post(url).json(&json!({"contents": []}))
+        };
+        let _ = request.bearer_auth(KEY).send().await.unwrap();
+        let made = provider.requests();
+        assert_eq!(made[0].path_and_query, wanted);
+    }
+}
+
 /// A target that a model names has that model's bounds, by whichever way it is asked.
 #[tokio::test]
 async fn the_bounds_of_a_configured_target_hold() {

@@ -207,7 +207,7 @@ async fn a_long_prompt_has_no_fallback_that_is_dearer_for_it() {
          spare: { targets: [ { provider: p, model: sim-spare, price: { input: 0.2, output: 0.4, steps: [ { above_input_tokens: 1000, input: 50, output: 100 } ] } } ] }\n";
     let server = Server::start(&config_of(&head(), &provider, "", models));
     let url = server.url("/v1/chat/completions");
-    for (words, status) in [(100, 200), (2_000, 502)] {
+    for (words, status) in [(100, 200), (500, 200), (2_000, 502)] {
         let mut body = chat("own");
         body["messages"][0]["content"] = "word ".repeat(words).into();
         let answer = post(&client(), url.clone(), body.to_string()).await;

@@ -140,6 +140,8 @@ async fn output_is_capped() {
         &[
             r#"{"model":⟦"claude"|"sim-claude"⟧,"max_tokens":⟦4096|100⟧,"messages":[{"role":"user","content":"max_tokens"}]}"#,
             r#"{"model":⟦"claude"|"sim-claude"⟧,"max_tokens":64,"messages":[]}"#,
+            // It warms a cache.
+            r#"{"model":⟦"claude"|"sim-claude"⟧,"max_tokens":0,"messages":[]}"#,
         ],
     )
     .await;

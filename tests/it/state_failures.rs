@@ -229,6 +229,10 @@ async fn a_start_without_a_usable_file_says_why_and_ends() {
         String::from_utf8(out.stdout).unwrap().contains("state.path: there is no directory")
     };
     assert!(check());
+    let file_here = config(&provider, "open").replace("state/tollbar.db", "tollbar.db");
+    std::fs::write(scratch.0.join("tollbar.yaml"), file_here).unwrap();
+    assert!(!check());
+    std::fs::write(scratch.0.join("tollbar.yaml"), config(&provider, "open")).unwrap();
     std::fs::create_dir(scratch.0.join("state")).unwrap();
     assert!(!check());
     // Also where failures are tolerated: an operator is there at a start.

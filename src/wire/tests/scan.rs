@@ -80,6 +80,16 @@ fn of_several_caps_each_has_to_be_one() {
             None,
         ),
         (
+            r#"{"generationConfig":{},"generation_config":{"maxOutputTokens":9}}"#,
+            GenerationConfig,
+            None,
+        ),
+        (
+            r#"{"generationConfig":{"maxOutputTokens":9,"max_output_tokens":7},"generation_config":{"maxOutputTokens":8}}"#,
+            GenerationConfig,
+            Some(9),
+        ),
+        (
             r#"{"generationConfig":{"maxOutputTokens":9},"generationConfig":null}"#,
             GenerationConfig,
             None,

@@ -76,7 +76,9 @@ fn caps() {
     assert_eq!(edited(r#"{"max_c\u006fmpletion_tokens":9}"#, &older), r#"{"max_tokens":9}"#);
     assert_eq!(edited(r#"{"x":1}"#, &older), r#"{"x":1}"#);
     // To some servers 0 is no cap.
-    assert_eq!(cap(r#"{"max_tokens":0}"#, MaxTokens, 7), r#"{"max_tokens":7}"#);
+    let zero = Wanted { zero_is_none: true, output_cap: Some(7), ..older };
+    assert_eq!(edited(r#"{"max_tokens":0}"#, &zero), r#"{"max_tokens":7}"#);
+    assert_eq!(cap(r#"{"max_tokens":0}"#, MaxTokens, 7), r#"{"max_tokens":0}"#);
     assert_eq!(cap(r#"{"x":1}"#, MaxCompletionTokens, 7), r#"{"max_completion_tokens":7,"x":1}"#);
     assert_eq!(cap("{}", MaxOutputTokens, 7), r#"{"max_output_tokens":7}"#);
     // A cap that the target doesn't know is no cap.
