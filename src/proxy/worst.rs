@@ -220,14 +220,18 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
 /// Whether a prompt may have more than so many tokens, at whatever target: looked at more closely
 /// the nearer it is.
 pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
-    if body.len() as u64 <= tokens && !marks::of(body).picture {
+    let marks = marks::of(body);
+    if marks.beyond.unseen {
+        return true;
+    }
+    if body.len() as u64 <= tokens && !marks.picture {
         return false;
     }
     let Some(Contents { text, pictures, data, .. }) = text_len::contents(body) else {
         return true;
     };
     let beside = pictures.saturating_mul(MOST_PICTURE).saturating_add(data);
-    if marks::of(body).beyond.unseen || beside > tokens {
+    if beside > tokens {
         return true;
     }
     if text.saturating_add(beside) <= tokens {

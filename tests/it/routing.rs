@@ -213,6 +213,10 @@ async fn a_long_prompt_has_no_fallback_that_is_dearer_for_it() {
         let answer = post(&client(), url.clone(), body.to_string()).await;
         assert_eq!(answer.status(), status, "{words}");
     }
+    // Nobody knows how long what is only referred to is.
+    let mut body = chat("own");
+    body["web_search_options"] = json!({});
+    assert_eq!(post(&client(), url, body.to_string()).await.status(), 502);
 }
 
 #[tokio::test]
