@@ -100,6 +100,11 @@ impl Price {
         Price { free: true, version: "free".into(), ..Price::default() }
     }
 
+    /// Whether it is the built-in catalogue's, and not the operator's own.
+    pub fn is_listed(&self) -> bool {
+        !self.free && self.version.starts_with("catalogue")
+    }
+
     /// What tiers compare: (3 × input + output) / 4, in picodollars per token, rounded up.
     pub fn blended(&self) -> u64 {
         let sum = 3 * u128::from(self.input) + u128::from(self.output);

@@ -2,11 +2,10 @@
 
 use super::attempt::{judge, on_trial, unbilled};
 use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
-use super::usage::{consumed, guessed, hear, presume, service, units, unreported};
-use super::worst;
+use super::usage::{charged, consumed, hear, presume, unreported};
 use crate::access_log::Entry;
 use crate::faults;
-use crate::ledger::{MAX_COST, Row};
+use crate::ledger::Row;
 use crate::metrics::Metrics;
 use crate::reject::Reason;
 use crate::state::Gateway;
@@ -131,21 +130,7 @@ fn book(
             if let Some(call) = &exchange.call {
                 hear(call, attempt, &mut record);
             }
-            let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
-            let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
-            let price = &attempt.candidate.target.price;
-            let cost = |usage| {
-                worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST)
-            };
-            // Who says what it bills knows better than a catalogue, but not than the operator; and
-            // what the catalogue comes to may still be more.
-            let listed = price.version.starts_with("catalogue");
-            let billed = report.usage.billed.filter(|_| listed && !price.free).unwrap_or_default();
-            let billed = billed.min(MAX_COST);
-            record.cost = cost(&record.usage).max(billed);
-            if record.source == UsageSource::Estimated {
-                record.cost = guessed(attempt, record.cost).max(cost(&report.usage)).max(billed);
-            }
+            record.cost = charged(exchange, attempt, &report, &record);
         }
         if relay.status >= 300 && record.failure.is_none() {
             record.outcome = "relayed_error";

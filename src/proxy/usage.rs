@@ -49,8 +49,31 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
     }
 }
 
+/// What an answer has cost.
+pub fn charged(
+    exchange: &Exchange,
+    attempt: &Attempt,
+    report: &Report,
+    record: &AttemptRecord,
+) -> NanoUsd {
+    let price = &attempt.candidate.target.price;
+    let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
+    let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
+    let cost =
+        |usage| worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST);
+    // Who says what it bills knows better than a catalogue, but not than the operator; and what the
+    // catalogue comes to may still be more.
+    let said = report.usage.billed.filter(|_| price.is_listed()).unwrap_or_default().min(MAX_COST);
+    let cost_of_all = cost(&record.usage);
+    match record.source {
+        UsageSource::Estimated => guessed(attempt, cost_of_all).max(cost(&report.usage)),
+        _ => cost_of_all,
+    }
+    .max(said)
+}
+
 /// An estimate can't be more than the attempt can cost at most, which is what is held.
-pub fn guessed(attempt: &Attempt, cost: NanoUsd) -> NanoUsd {
+fn guessed(attempt: &Attempt, cost: NanoUsd) -> NanoUsd {
     match attempt.hold.as_ref().map(Pledge::amount) {
         Some(held) if held > NanoUsd(0) => cost.min(held),
         _ => cost,
@@ -136,7 +159,7 @@ fn tokens(bytes: u64) -> u64 {
 }
 
 /// What is billed by the piece, and known from the request.
-pub fn units(exchange: &Exchange) -> Units {
+fn units(exchange: &Exchange) -> Units {
     let Some(call) = &exchange.call else {
         return Units::default();
     };
@@ -163,7 +186,7 @@ struct Speech {
 }
 
 /// The service tier that the answer says it was served at.
-pub fn service(told: Option<&str>) -> Service {
+fn service(told: Option<&str>) -> Service {
     match told {
         Some("flex") => Service::Flex,
         Some("priority" | "fast") => Service::Priority,

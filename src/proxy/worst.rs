@@ -9,6 +9,7 @@ use super::{admit, upstream};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
+use crate::wire::beyond::Beyond;
 use crate::wire::marks::{self, Marks};
 use crate::wire::route::Endpoint;
 use crate::wire::scan::CapName;
@@ -68,18 +69,8 @@ impl<'a> Worst<'a> {
         target: &'a Target,
         exact: bool,
     ) -> Result<Worst<'a>, Unbounded> {
-        let beyond = marks(call).beyond;
-        if beyond.others {
-            return Err(Unbounded::OtherModel);
-        }
-        if beyond.draws && !target.price.free {
-            return Err(Unbounded::Pictures);
-        }
-        let faster = matches!(&call.fields, BodyFields::Json(fields) if fields.priority);
-        // An operator's own price is for whatever the operator lets through.
-        let listed = target.price.version.starts_with("catalogue");
-        if faster && listed && target.price.priority.is_none() && !target.price.free {
-            return Err(Unbounded::Service);
+        if let Some(why) = unpriceable(call, target) {
+            return Err(why);
         }
         let pictures = image_output(&target.model);
         let asked = match is_overlooked(call, target) {
@@ -148,6 +139,20 @@ impl<'a> Worst<'a> {
         let worst = services.map(|service| price.worst_case(self.input, output, service));
         let worst = worst.into_iter().max().unwrap_or_default().saturating_add(self.units);
         in_region(self.regional, worst)
+    }
+}
+
+/// What a request asks for that has no known price at this target.
+fn unpriceable(call: &Call, target: &Target) -> Option<Unbounded> {
+    let beyond = marks(call).beyond;
+    // An operator's own price is for whatever the operator lets through.
+    let faster = matches!(&call.fields, BodyFields::Json(fields) if fields.priority)
+        && target.price.is_listed()
+        && target.price.priority.is_none();
+    match beyond {
+        Beyond { others: true, .. } => Some(Unbounded::OtherModel),
+        Beyond { draws: true, .. } if !target.price.free => Some(Unbounded::Pictures),
+        _ => faster.then_some(Unbounded::Service),
     }
 }
 
