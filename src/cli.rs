@@ -2,7 +2,7 @@
 
 use crate::admin::reports;
 use crate::config::{self, Environment, ProcessEnvironment};
-use crate::ledger;
+use crate::ledger::{self, Filter};
 use crate::reload::Source;
 use crate::server::{self, Options};
 use crate::{demo, keygen};
@@ -170,13 +170,15 @@ fn spent(
     group_by: &str,
     csv: bool,
 ) -> Result<String, String> {
-    let environment: &dyn Environment = &ProcessEnvironment;
-    let path = config::find(file.config.as_deref(), environment)
+    let path = config::find(file.config.as_deref(), &ProcessEnvironment)
         .ok_or("there is no configuration file.\nname one with -c FILE or $TOLLBAR_CONFIG.")?;
-    let loaded = config::load(&path, environment, None).map_err(|invalid| invalid.to_string())?;
+    let (state, zone) =
+        config::books(&path, &ProcessEnvironment).map_err(|invalid| invalid.to_string())?;
     let columns = reports::columns(group_by)?;
-    let (from, to) = (from.map(reports::time).transpose()?, to.map(reports::time).transpose()?);
-    let rows = ledger::spend(&loaded.snapshot.state_path, from, to, &columns)
+    let time = |text: Option<&str>| text.map(|text| reports::time(text, zone)).transpose();
+    let filter = Filter { from: time(from)?, to: time(to)?, ..Filter::default() };
+    reports::in_order(filter.from, filter.to)?;
+    let rows = ledger::spend(&state, &filter, &columns, zone)
         .map_err(|error| format!("{error}\nhas the server run with this configuration yet?"))?;
     let mut table =
         vec![columns.iter().map(|column| column.as_str().to_owned()).collect::<Vec<_>>()];
@@ -198,9 +200,14 @@ fn spent(
 }
 
 fn as_csv(table: &[Vec<String>]) -> String {
-    let cell = |text: &String| match text.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.clone(),
+    let cell = |text: &String| {
+        // A spreadsheet would take it for a formula; "-" alone stands for none.
+        let formula = text.len() > 1 && text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+        let text = if formula { format!("'{text}") } else { text.clone() };
+        match text.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text,
+        }
     };
     table.iter().map(|line| line.iter().map(cell).collect::<Vec<_>>().join(",") + "\n").collect()
 }
@@ -213,4 +220,17 @@ fn as_table(table: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join("  ") + "\n"
     };
     table.iter().map(padded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_safe_to_open_in_a_spreadsheet() {
+        let line = ["=HYPERLINK(1)", "@SUM", "a\rb", "say \"hi\", then", "-", "12.5"];
+        let table = vec![line.map(str::to_owned).to_vec()];
+        let expected = "'=HYPERLINK(1),'@SUM,\"a\rb\",\"say \"\"hi\"\", then\",-,12.5\n";
+        assert_eq!(as_csv(&table), expected);
+    }
 }

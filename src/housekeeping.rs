@@ -42,11 +42,17 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
     let mut failed = false;
     loop {
         often.tick().await;
-        let gateway = gateway.clone();
-        let Ok(result) = tokio::task::spawn_blocking(move || gateway.keyring.refresh()).await
-        else {
+        let own = gateway.clone();
+        let refresh = move || own.keyring.refresh(|| own.budgets.changing());
+        let Ok(result) = tokio::task::spawn_blocking(refresh).await else {
             return;
         };
+        if let Ok(changed) = result.as_ref()
+            && !changed.is_empty()
+        {
+            gateway.budgets.changed();
+            gateway.revise_keys(changed);
+        }
         if let Err(error) = &result
             && !failed
         {

@@ -78,9 +78,11 @@ impl Live {
     /// What can't change while running (listeners, the admin address, threads, the state file)
     /// is a problem, not a silent no-op. Blocks on file reads: call it off the request path.
     ///
+    /// `first` is called right before the swap.
+    ///
     /// # Errors
     /// Every problem; the old snapshot stays in force.
-    pub fn reload(&self) -> Result<Arc<Snapshot>, Vec<String>> {
+    pub fn reload(&self, first: impl FnOnce()) -> Result<Arc<Snapshot>, Vec<String>> {
         let _turn = self.reloading.lock();
         let old = self.current.load_full();
         let read = || read(&self.source, self.environment.as_ref(), Some(&old));
@@ -99,6 +101,7 @@ impl Live {
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         *self.last.lock() = Outcome { problems: Vec::new(), warnings };
         let new = Arc::new(loaded.snapshot);
+        first();
         self.current.store(new.clone());
         self.retired.add(old);
         Ok(new)
@@ -212,7 +215,7 @@ keys: []
         let source = Source::File("tollbar.yaml".into());
         let (live, _) = Live::start(source, Box::new(environment)).unwrap();
         std::thread::scope(|scope| {
-            let reload = scope.spawn(|| live.reload().map(|new| new.generation));
+            let reload = scope.spawn(|| live.reload(|| ()).map(|new| new.generation));
             barriers.0.wait();
             let free = !live.last.is_locked();
             barriers.1.wait();
@@ -240,9 +243,9 @@ keys: []
     fn a_reload_that_panics_is_refused() {
         let source = Source::File("tollbar.yaml".into());
         let (live, _) = Live::start(source, Box::new(Broken::default())).unwrap();
-        assert_eq!(live.reload().unwrap_err(), [BUG]);
+        assert_eq!(live.reload(|| ()).unwrap_err(), [BUG]);
         assert_eq!(live.last().problems, [BUG], "the status says it too");
         assert_eq!(live.peek().generation, 1, "the old configuration stays");
-        assert_eq!(live.reload().unwrap_err(), [BUG], "the next one is not locked out");
+        assert_eq!(live.reload(|| ()).unwrap_err(), [BUG], "the next one is not locked out");
     }
 }

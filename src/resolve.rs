@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// How long an answer is used before it is asked for again.
 const FRESH: Duration = Duration::from_secs(30);
 
+/// How long the last known addresses are used after a lookup that failed, before the next one: not
+/// every request waits for a server of names that is gone.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// A cache of lookups.
 #[derive(Default)]
 pub struct Resolver {
@@ -29,8 +33,13 @@ impl Resolver {
     /// An address of the host; a different one each time where there are several.
     ///
     /// # Errors
-    /// When the name doesn't resolve and never did.
-    pub async fn resolve(&self, host: &str, port: u16) -> std::io::Result<SocketAddr> {
+    /// When the name doesn't resolve `within` this time, and never did.
+    pub async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        within: Duration,
+    ) -> std::io::Result<SocketAddr> {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(SocketAddr::new(ip, port));
         }
@@ -41,7 +50,8 @@ impl Resolver {
         {
             return Ok(address);
         }
-        match tokio::net::lookup_host((host, port)).await {
+        let lookup = tokio::time::timeout(within, tokio::net::lookup_host((host, port))).await;
+        match lookup.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok(found) => {
                 let addresses: Vec<_> = found.collect();
                 let address = self.pick(&addresses).ok_or_else(|| {
@@ -50,9 +60,20 @@ impl Resolver {
                 self.known.lock().insert(key, Known { addresses, at: Instant::now() });
                 Ok(address)
             }
-            Err(error) => match known.and_then(|known| self.pick(&known.addresses)) {
-                Some(address) => {
+            Err(error) => match known.and_then(|known| {
+                let address = self.pick(&known.addresses)?;
+                Some((address, known))
+            }) {
+                Some((address, known)) => {
                     log::warn!("{host} doesn't resolve ({error}); using its last known address");
+                    let now = Instant::now();
+                    let at = now.checked_sub(FRESH.saturating_sub(AGAIN)).unwrap_or(now);
+                    // Unless another request has had an answer meanwhile.
+                    if let Some(now) = self.known.lock().get_mut(&key)
+                        && now.at == known.at
+                    {
+                        now.at = at;
+                    }
                     Ok(address)
                 }
                 None => Err(error),

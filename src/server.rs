@@ -190,6 +190,8 @@ async fn serve(
     let how = signals.wait(gateway, &reloader, &sockets.next).await;
     // As long as one of these is open, connections would queue up that nobody accepts.
     drop(sockets.next);
+    let (hurry, hurried) = watch::channel(false);
+    tokio::spawn(signals.wait_no_more(gateway.clone(), hurry));
     let grace = match how {
         Stop::Now => Duration::ZERO,
         Stop::Drain | Stop::HandedOver => gateway.live.peek().server.drain,
@@ -199,7 +201,7 @@ async fn serve(
         watchdog.abort();
         let _ = admin_stop.send(true);
         let _ = stop.send(true);
-        let _ = tokio::time::timeout(grace.min(LAST_REQUESTS), open.idle()).await;
+        let _ = within(grace.min(LAST_REQUESTS), &hurried, open.idle()).await;
     } else {
         gateway.service.stopping(&format!("draining, at most {} s", grace.as_secs()));
         gateway.start_draining();
@@ -208,18 +210,34 @@ async fn serve(
     pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
     let drained_by = tokio::time::Instant::now() + grace;
     log::info!("draining: {} requests run, at most {} s", gateway.running.count(), grace.as_secs());
-    if tokio::time::timeout(grace, gateway.running.idle()).await.is_err() {
+    if within(grace, &hurried, gateway.running.idle()).await.is_none() {
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
         gateway.running.cut();
         let _ = tokio::time::timeout(LAST_WORDS, gateway.running.idle()).await;
     } else if how != Stop::Now {
         // A request has ended before HTTP/2 has put its last bytes on the wire. The connections
         // close by themselves then; only a client that doesn't read is not waited for.
-        let _ = tokio::time::timeout(LAST_BYTES, open.idle()).await;
+        let _ = within(LAST_BYTES, &hurried, open.idle()).await;
     }
-    let left = drained_by.saturating_duration_since(tokio::time::Instant::now());
+    let left = match *hurried.borrow() {
+        true => Duration::ZERO,
+        false => drained_by.saturating_duration_since(tokio::time::Instant::now()),
+    };
     lookout.finish(left.clamp(LEAST_FOR_ALERTS, LAST_ALERTS)).await;
     Ok(())
+}
+
+/// What comes of the work, if it ends in time and nobody is in a hurry.
+async fn within<T>(
+    grace: Duration,
+    hurried: &watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut hurried = hurried.clone();
+    tokio::select! {
+        done = tokio::time::timeout(grace, work) => done.ok(),
+        _ = hurried.wait_for(|hurried| *hurried) => None,
+    }
 }
 
 fn data_plane(gateway: &Arc<Gateway>) -> HttpProxy<Edge> {
@@ -281,7 +299,12 @@ struct Signals {
     quit: Signal,
     interrupt: Signal,
     user2: Signal,
+    /// A limit of file sizes (`ulimit -f`) is an error of the write, and not the end of the process.
+    _too_large: Signal,
 }
+
+/// SIGXFSZ, which tokio has no name for.
+const TOO_LARGE: i32 = 25;
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
@@ -291,7 +314,28 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             interrupt: signal(SignalKind::interrupt())?,
             user2: signal(SignalKind::user_defined2())?,
+            _too_large: signal(SignalKind::from_raw(TOO_LARGE))?,
         })
+    }
+
+    /// While the process ends: what still runs goes by the newest configuration, and SIGINT is the
+    /// end of all patience.
+    async fn wait_no_more(mut self, gateway: Arc<Gateway>, hurry: watch::Sender<bool>) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    let gateway = gateway.clone();
+                    // systemd has been told that the process ends, and hears no more of it.
+                    drop(tokio::task::spawn_blocking(move || gateway.reload_quietly()));
+                }
+                _ = self.interrupt.recv() => {
+                    let _ = hurry.send(true);
+                }
+                _ = self.terminate.recv() => {}
+                _ = self.quit.recv() => {}
+                _ = self.user2.recv() => {}
+            }
+        }
     }
 
     /// Reloads on SIGHUP; returns when the process is to end.

@@ -2,7 +2,7 @@
 
 use crate::access_log::AccessLog;
 use crate::alerts::{Alert, Alerts};
-use crate::budget::Budgets;
+use crate::budget::{Budgets, Charge};
 use crate::config::snapshot::OnFailure;
 use crate::keyring::Keyring;
 use crate::keys::Standing;
@@ -16,7 +16,8 @@ use crate::resolve::Resolver;
 use crate::roster::Roster;
 use crate::scope::ScopeKind;
 use crate::systemd::Notifier;
-use ahash::AHashMap;
+use crate::units::Name;
+use ahash::{AHashMap, AHashSet};
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
@@ -153,9 +154,19 @@ impl Gateway {
         result
     }
 
+    /// The same, without telling the service manager: the process ends.
+    ///
+    /// # Errors
+    /// The problems, when the old configuration was kept.
+    pub fn reload_quietly(&self) -> Result<u64, Vec<String>> {
+        let _turn = self.reloading.lock();
+        self.try_reload()
+    }
+
     fn try_reload(&self) -> Result<u64, Vec<String>> {
-        match self.live.reload() {
+        match self.live.reload(|| self.budgets.changing()) {
             Ok(snapshot) => {
+                self.budgets.changed();
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.publish_config();
                 self.warm_later();
@@ -198,6 +209,21 @@ impl Gateway {
                 key.id,
                 key.id
             );
+        }
+    }
+
+    /// Keys have changed, elsewhere or here: what is kept of their budgets follows.
+    pub fn revise_keys(&self, ids: &[String]) {
+        let ids: AHashSet<Name> = ids.iter().map(|id| id.as_str().into()).collect();
+        let mut budgets = AHashMap::new();
+        self.keyring.each(&mut |key| {
+            if ids.contains(&key.id) {
+                budgets.insert(key.id.clone(), key.scope.budgets.clone());
+            }
+        });
+        for id in &ids {
+            let budgets = budgets.get(id).map_or(&[][..], Vec::as_slice);
+            self.budgets.revise(&Charge { kind: ScopeKind::Key, id, budgets });
         }
     }
 
@@ -245,6 +271,12 @@ impl Gateway {
         self.budgets.set_zone(snapshot.timezone);
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);
+        for target in targets.clone() {
+            let provider = snapshot.providers.get(&target.provider);
+            if provider.is_some_and(|provider| !self.health.knows(&provider.credential)) {
+                self.health.of(&target.id).warm_up();
+            }
+        }
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential.clone()));
         self.health.keep(|name| named.contains(name));

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use tokio::runtime::{Builder, Runtime};
 use tollbar::budget::{Budgets, Charge, Hold};
 use tollbar::ledger::{
-    HoldNote, Lease, LeaseAsk, LeaseDone, Ledger, Options, Row, Store, StoreError,
+    HoldNote, Lease, LeaseAsk, LeaseDone, Ledger, Options, Row, RunningHold, Store, StoreError,
 };
 use tollbar::scope::{Budget, Per, ScopeKind};
 use tollbar::units::NanoUsd;
@@ -112,6 +112,14 @@ impl Store for Yes {
     fn lose(&self, _: i64) {}
 
     fn release(&self, _: i64) {}
+
+    fn running(&self) -> Vec<RunningHold> {
+        Vec::new()
+    }
+
+    fn runs(&self, _: i64) -> bool {
+        false
+    }
 
     fn lease(&self, ask: LeaseAsk, done: LeaseDone) {
         done(Ok(Lease { upto: ask.want, ..Lease::default() }));

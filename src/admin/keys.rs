@@ -1,12 +1,14 @@
 //! Keys as a service: `/keys` and what is below it.
 
+use super::key_view::{file_view, view, written};
 use super::reports::{Shown, data, decode, pairs};
 use super::{error, json_answer, other_method};
-use crate::budget::AccountView;
+use crate::budget::Charge;
+use crate::config::MOST_METADATA;
 use crate::config::{self, Problem};
 use crate::keygen;
 use crate::keyring::{Change, ChangeError, StoredKey};
-use crate::keys::{Caller, Profile, Standing};
+use crate::keys::{Caller, Profile};
 use crate::scope::ScopeKind;
 use crate::secret::Secret;
 use crate::state::Gateway;
@@ -82,6 +84,8 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
         Some(Value::String(id)) if is_id(&id) => id,
         Some(_) => return Err(bad_id()),
     };
+    fits(&body)?;
+    let blocked = blocked(&mut body)?;
     let made = (!body.contains_key("hash")).then(|| keygen::generate(&mut rand::rng()));
     if let Some(made) = &made {
         body.insert("hash".into(), made.config_hash().into());
@@ -96,7 +100,7 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
         expires: caller.expires,
         profile: caller.profile,
         created: now(),
-        blocked: None,
+        blocked: blocked.filter(|blocked| *blocked).map(|_| now()),
         revoked: None,
         previous: None,
     };
@@ -143,33 +147,49 @@ fn one(gateway: &Gateway, id: &str) -> Result<Response<Vec<u8>>, Refusal> {
     Ok(shown(gateway, &key.ok_or_else(unknown)?))
 }
 
-/// `PATCH /keys/{id}`: the members that are there replace the key's own; `null` takes one away.
-/// `blocked` blocks and unblocks.
+/// `PATCH /keys/{id}`: the members that are there replace the key's own, those of `limits` one by
+/// one; `null` takes one away. `blocked` blocks and unblocks.
 pub(super) fn change(
     gateway: &Gateway,
     id: &str,
-    mut body: Map<String, Value>,
+    body: Map<String, Value>,
 ) -> Result<StoredKey, Refusal> {
-    not_in_file(gateway, id)?;
-    if let Some(fixed) = ["id", "hash", "key"].iter().find(|name| body.contains_key(**name)) {
-        let message = format!("`{fixed}` can't be changed. POST /keys/{id}/rotate gives a new key");
-        return Err(refuse(400, "invalid_request", &message));
-    }
-    let blocked = match body.remove("blocked") {
-        None => None,
-        Some(Value::Bool(blocked)) => Some(blocked),
-        Some(_) => return Err(refuse(400, "invalid_request", "`blocked` is true or false")),
-    };
-    let action = match blocked {
-        Some(true) if body.is_empty() => "block",
-        Some(false) if body.is_empty() => "unblock",
+    let action = match body.get("blocked") {
+        Some(Value::Bool(true)) if body.len() == 1 => "block",
+        Some(Value::Bool(false)) if body.len() == 1 => "unblock",
         _ => "update",
     };
-    edit(gateway, id, action, |key| {
+    change_by(gateway, id, action, |_| Ok(body))
+}
+
+/// Changes a key by what `make` makes of it as it is. Nobody else changes it meanwhile.
+pub(super) fn change_by(
+    gateway: &Gateway,
+    id: &str,
+    action: &'static str,
+    make: impl FnOnce(&StoredKey) -> Result<Map<String, Value>, Refusal>,
+) -> Result<StoredKey, Refusal> {
+    not_in_file(gateway, id)?;
+    let changed = edit(gateway, id, action, |key| {
+        let mut body = make(key)?;
+        if let Some(fixed) = ["id", "hash", "key"].iter().find(|name| body.contains_key(**name)) {
+            let message =
+                format!("`{fixed}` can't be changed. POST /keys/{id}/rotate gives a new key");
+            return Err(refuse(400, "invalid_request", &message));
+        }
+        fits(&body)?;
+        let blocked = blocked(&mut body)?;
         let before = written(key);
         if !body.is_empty() {
             let mut after = before.clone();
-            after.extend(std::mem::take(&mut body));
+            if let (Some(Value::Object(all)), Some(Value::Object(some))) =
+                (after.get("limits"), body.get_mut("limits"))
+            {
+                for (name, value) in all {
+                    some.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+            }
+            after.extend(body);
             after.insert("hash".into(), format!("sha256:{}", hex::encode(key.hash)).into());
             let (caller, _) = resolve(gateway, id, after)?;
             (key.profile, key.expires) = (caller.profile, caller.expires);
@@ -179,7 +199,32 @@ pub(super) fn change(
         }
         let after = written(key);
         Ok(json!({"before": before, "after": after, "blocked": key.blocked.is_some()}))
-    })
+    })?;
+    // Reports show the new caps at once.
+    let budgets = &changed.profile.scope.budgets;
+    gateway.budgets.revise(&Charge { kind: ScopeKind::Key, id: &changed.id, budgets });
+    Ok(changed)
+}
+
+/// Metadata is in every row of the ledger. A key that has more from before keeps it.
+fn fits(body: &Map<String, Value>) -> Result<(), Refusal> {
+    match body.get("metadata").is_some_and(|value| value.to_string().len() > MOST_METADATA) {
+        true => {
+            let message =
+                format!("`metadata` is in every row: at most {MOST_METADATA} bytes of JSON");
+            Err(refuse(400, "invalid_key", &message))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Whether a key is to be blocked, if that is said.
+fn blocked(body: &mut Map<String, Value>) -> Result<Option<bool>, Refusal> {
+    match body.remove("blocked") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(blocked)) => Ok(Some(blocked)),
+        Some(_) => Err(refuse(400, "invalid_request", "`blocked` is true or false")),
+    }
 }
 
 /// `DELETE /keys/{id}`: never accepted again.
@@ -234,6 +279,7 @@ fn edit(
     change: impl FnOnce(&mut StoredKey) -> Result<Value, Refusal>,
 ) -> Result<StoredKey, Refusal> {
     let note = Change { at: now(), actor: ACTOR, action };
+    gateway.budgets.changing();
     let changed = gateway.keyring.change(id, note, |key| {
         if key.revoked.is_some() {
             let message = "the key was revoked; make another one with POST /keys";
@@ -241,6 +287,7 @@ fn edit(
         }
         change(key).map(|detail| detail.to_string())
     });
+    gateway.budgets.changed();
     changed.map_err(|error| match error {
         ChangeError::Refused(refusal) => refusal,
         ChangeError::Unknown => unknown(),
@@ -255,6 +302,12 @@ fn resolve(
     id: &str,
     mut body: Map<String, Value>,
 ) -> Result<(Caller, Vec<Problem>), Refusal> {
+    if let Some(Value::Object(limits)) = body.get_mut("limits") {
+        limits.retain(|_, value| !value.is_null());
+        if limits.is_empty() {
+            body.remove("limits");
+        }
+    }
     body.retain(|_, value| !value.is_null());
     body.insert("id".into(), id.into());
     // Not through YAML, which has only strings here.
@@ -273,99 +326,8 @@ fn resolve(
     Ok((caller, warnings))
 }
 
-/// A key as `POST` and `PATCH` take it.
-fn written(key: &StoredKey) -> Map<String, Value> {
-    let mut map = Map::new();
-    describe(&key.profile, key.expires, |name, value| {
-        map.insert(name.into(), value);
-    });
-    map.retain(|_, value| !value.is_null());
-    map
-}
-
-fn describe(profile: &Profile, expires: Option<DateTime<Utc>>, mut add: impl FnMut(&str, Value)) {
-    let limits = profile.scope.limits;
-    let limits = [("rpm", limits.rpm), ("tpm", limits.tpm), ("parallel", limits.parallel)];
-    let limits: Map<String, Value> =
-        limits.into_iter().filter_map(|(name, n)| Some((name.into(), n?.into()))).collect();
-    let budgets = profile.scope.budgets.iter();
-    let budgets: Vec<Value> = budgets
-        .map(|budget| json!({"usd": budget.cap.to_string(), "per": budget.per.as_str()}))
-        .collect();
-    add("team", json!(profile.team));
-    add("user", json!(profile.user));
-    add("models", profile.models.patterns().collect::<Vec<_>>().into());
-    add("limits", if limits.is_empty() { Value::Null } else { limits.into() });
-    add("budgets", if budgets.is_empty() { Value::Null } else { budgets.into() });
-    add("unlimited", profile.unlimited.into());
-    add("expires", json!(expires.map(|at| at.to_rfc3339())));
-    add("metadata", serde_json::from_str(&profile.metadata).unwrap_or(Value::Null));
-    add("low_budget", profile.low_budget.as_str().into());
-}
-
 fn shown(gateway: &Gateway, key: &StoredKey) -> Response<Vec<u8>> {
     answer(200, &view(&gateway.budgets.view(Utc::now()), &gateway.live.peek(), key))
-}
-
-fn view(accounts: &[AccountView], snapshot: &config::Snapshot, key: &StoredKey) -> Shown {
-    let mut shown = common(accounts, &key.id, &key.hash, &key.profile, key.expires);
-    let unusable = config::unusable(&key.profile, snapshot);
-    let state = match (key.revoked, key.blocked, key.expires) {
-        (Some(_), ..) => "revoked",
-        (None, Some(_), _) => "blocked",
-        (.., Some(expires)) if expires <= Utc::now() => "expired",
-        _ if unusable.is_some() => "unusable",
-        _ => "active",
-    };
-    shown.add("source", &"api");
-    shown.add("state", &state);
-    shown.add("unusable", &unusable);
-    shown.add("created_at", &key.created.to_rfc3339());
-    let dates = [
-        ("blocked_at", key.blocked),
-        ("revoked_at", key.revoked),
-        ("previous_until", key.previous.map(|(_, until)| until)),
-    ];
-    for (name, date) in dates {
-        shown.add(name, &date.map(|date| date.to_rfc3339()));
-    }
-    shown
-}
-
-fn file_view(accounts: &[AccountView], key: &Caller) -> Shown {
-    let mut shown = common(accounts, &key.id, &key.hash, &key.profile, key.expires);
-    let expired = key.expires.is_some_and(|at| at <= Utc::now());
-    debug_assert_eq!(key.standing, Standing::Active);
-    shown.add("source", &"file");
-    shown.add("state", if expired { &"expired" } else { &"active" });
-    shown
-}
-
-fn common(
-    accounts: &[AccountView],
-    id: &str,
-    hash: &[u8; 32],
-    profile: &Profile,
-    expires: Option<DateTime<Utc>>,
-) -> Shown {
-    let mut shown = Shown::default();
-    shown.add("id", &id);
-    shown.add("fingerprint", &fingerprint(hash));
-    describe(profile, expires, |name, value| shown.add(name, &value));
-    let budgets = profile.scope.budgets.iter().map(|budget| {
-        let mut row = Shown::default();
-        row.add_usd("usd", budget.cap);
-        row.add("per", &budget.per.as_str());
-        let same = |a: &&AccountView| a.kind == ScopeKind::Key && a.id == id && a.per == budget.per;
-        if let Some(account) = accounts.iter().find(same) {
-            row.add_usd("spent_usd", account.spent);
-            row.add_usd("held_usd", account.held);
-            row.add("window_end", &account.window_end.map(|end| end.to_rfc3339()));
-        }
-        row
-    });
-    shown.add("budgets", &budgets.collect::<Vec<_>>());
-    shown
 }
 
 fn answer(status: u16, shown: &Shown) -> Response<Vec<u8>> {
@@ -393,14 +355,16 @@ fn now() -> DateTime<Utc> {
 }
 
 /// The first 8 hex digits of the hash: tells two keys apart, and opens nothing.
-fn fingerprint(hash: &[u8; 32]) -> String {
+pub(super) fn fingerprint(hash: &[u8; 32]) -> String {
     hex::encode(&hash[..4])
 }
 
 /// An id is a segment of a path and a word in logs.
 fn is_id(id: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.@:+".contains(&b);
-    (1..=128).contains(&id.len()) && id.bytes().all(fine) && !id.starts_with(keygen::PREFIX)
+    // Clients take the dots for steps in a path.
+    let steps = matches!(id, "." | "..");
+    (1..=128).contains(&id.len()) && id.bytes().all(fine) && !config::is_a_key(id, None) && !steps
 }
 
 fn bad_id() -> Refusal {

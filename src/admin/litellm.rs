@@ -6,17 +6,19 @@
 use super::keys::{self, Refusal, refuse};
 use super::reports::pairs;
 use super::{error, json_answer, other_method};
-use crate::keygen::PREFIX;
 use crate::keyring::StoredKey;
 use crate::keys::{Caller, Profile};
 use crate::scope::{Budget, Per, ScopeKind};
 use crate::secret::{Secret, sha256};
 use crate::state::Gateway;
 use crate::units::NanoUsd;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use http::{Method, Response};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+
+/// Characters of a key that is brought along at least. LiteLLM's own have 25: `sk-` and 128 bits.
+const SHORTEST_KEY: usize = 24;
 
 /// Serves `/key/…`.
 pub(super) async fn serve(
@@ -51,10 +53,14 @@ pub(super) async fn serve(
 fn generate(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refusal> {
     let plain = match take(&mut body, "key") {
         None => None,
-        Some(Value::String(key)) if key.len() >= 32 => Some(Secret::new(key)),
-        Some(_) => return Err(bad("`key` is a string of at least 32 characters")),
+        Some(Value::String(key)) if key.len() >= SHORTEST_KEY => Some(Secret::new(key)),
+        Some(_) => {
+            let message = format!(
+                "`key` is a string of at least {SHORTEST_KEY} characters. One that you know the hash of only: POST /keys with `hash`"
+            );
+            return Err(bad(&message));
+        }
     };
-    let blocked = take(&mut body, "blocked");
     let mut made = members(body, None, Utc::now())?;
     made.entry("models").or_insert_with(|| json!(["*"]));
     if let Some(plain) = &plain {
@@ -62,12 +68,7 @@ fn generate(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Re
         made.insert("hash".into(), format!("sha256:{hash}").into());
     }
     let made = keys::create(gateway, made)?;
-    let mut key = made.key;
-    if blocked == Some(Value::Bool(true)) {
-        let only = Map::from_iter([("blocked".to_owned(), Value::Bool(true))]);
-        key = keys::change(gateway, &key.id, only)?;
-    }
-    let mut answer = shown(gateway, &Found::from(key));
+    let mut answer = shown(gateway, &Found::from(made.key));
     if let Some(plain) = plain.or(made.plain) {
         answer.insert("key".into(), plain.expose().into());
     }
@@ -83,11 +84,15 @@ fn info(gateway: &Gateway, query: &str) -> Result<Value, Refusal> {
 
 fn update(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refusal> {
     let (key, found) = named(gateway, &mut body)?;
-    let mut change = members(body, Some(&found), Utc::now())?;
-    if change.remove("id").is_some_and(|id| id.as_str() != Some(&*found.id)) {
-        return Err(bad("`key_alias` is the key's id here, and can't be changed"));
-    }
-    let changed = Found::from(keys::change(gateway, &found.id, change)?);
+    let changed = keys::change_by(gateway, &found.id, "update", |now| {
+        let now = Found::from(now.clone());
+        let mut change = members(body, Some(&now), Utc::now())?;
+        if change.remove("id").is_some_and(|id| id.as_str() != Some(&*now.id)) {
+            return Err(bad("`key_alias` is the key's id here, and can't be changed"));
+        }
+        Ok(change)
+    })?;
+    let changed = Found::from(changed);
     let mut answer = shown(gateway, &changed);
     answer.insert("key".into(), safe(&key, &changed));
     Ok(answer.into())
@@ -190,10 +195,8 @@ fn named(gateway: &Gateway, body: &mut Map<String, Value>) -> Result<(String, Fo
 
 /// What the caller called the key, unless that is the key itself.
 fn safe(word: &str, found: &Found) -> Value {
-    if sha256(word.as_bytes()) == found.hash || word.starts_with(PREFIX) {
-        return hex::encode(found.hash).into();
-    }
-    word.into()
+    // Whatever else it was found by is its text, or was.
+    if word == &*found.id { word.into() } else { hex::encode(found.hash).into() }
 }
 
 /// LiteLLM's fields as members of a key here. Of a key that is changed only those that are there.
@@ -204,7 +207,7 @@ fn members(
 ) -> Result<Map<String, Value>, Refusal> {
     let mut out = Map::new();
     let budget = budget(&mut body, old)?;
-    let limits = limits(&mut body, old);
+    let limits = limits(&mut body);
     for (name, value) in body {
         match name.as_str() {
             "key_alias" if !value.is_null() => {
@@ -215,15 +218,28 @@ fn members(
             }
             "models" => {
                 // LiteLLM: no list, or an empty one, is every model.
-                let all = value.as_array().is_none_or(Vec::is_empty);
-                let all = all || value == json!(["all-proxy-models"]);
+                let all = match &value {
+                    Value::Null => old.is_none(),
+                    Value::Array(models) => {
+                        models.is_empty() || value == json!(["all-proxy-models"])
+                    }
+                    _ => false,
+                };
+                if !all && !value.is_array() {
+                    return Err(bad("`models` is a list of names; [] is every model"));
+                }
                 out.insert("models".into(), if all { json!(["*"]) } else { value });
             }
+            "blocked" if value.is_null() => {}
             "metadata" | "blocked" => {
                 out.insert(name, value);
             }
             "duration" => {
-                let expires = value.as_str().map(|text| lifetime(text, now)).transpose()?;
+                let expires = match &value {
+                    Value::Null => None,
+                    Value::String(text) => Some(lifetime(text, now)?),
+                    _ => return Err(bad("`duration` is one like \"30d\"; null is for ever")),
+                };
                 out.insert("expires".into(), json!(expires.map(|at| at.to_rfc3339())));
             }
             _ if is_empty(&value) => {}
@@ -253,7 +269,7 @@ fn budget(body: &mut Map<String, Value>, old: Option<&Found>) -> Result<Option<V
     let before = budgets.first();
     let cap = match cap {
         Some(Value::Null) => return Ok(Some(Value::Null)),
-        Some(Value::Number(usd)) => Value::String(usd.to_string()),
+        Some(Value::Number(usd)) => Value::String(down_to_nano(&usd.to_string())),
         Some(_) => return Err(bad("`max_budget` is a number of US dollars")),
         None => match before {
             Some(budget) => budget.cap.to_string().into(),
@@ -270,25 +286,27 @@ fn budget(body: &mut Map<String, Value>, old: Option<&Found>) -> Result<Option<V
     Ok(Some(json!([{"usd": cap, "per": per.as_str()}])))
 }
 
-/// LiteLLM's limits; those that aren't named stay.
-fn limits(body: &mut Map<String, Value>, old: Option<&Found>) -> Option<Value> {
-    let before = old.map(|old| old.profile.scope.limits).unwrap_or_default();
-    let fields = [
-        ("rpm_limit", "rpm", before.rpm),
-        ("tpm_limit", "tpm", before.tpm),
-        ("max_parallel_requests", "parallel", before.parallel),
-    ];
-    let mut named = false;
-    let mut limits = Map::new();
-    for (theirs, ours, before) in fields {
-        let value = body.remove(theirs);
-        named |= value.is_some();
-        let value = value.unwrap_or_else(|| json!(before));
-        if !value.is_null() {
-            limits.insert(ours.into(), value);
+/// LiteLLM's limits; those that aren't named stay, and `null` takes one away.
+fn limits(body: &mut Map<String, Value>) -> Option<Value> {
+    let fields =
+        [("rpm_limit", "rpm"), ("tpm_limit", "tpm"), ("max_parallel_requests", "parallel")];
+    let named = fields.iter().filter_map(|(theirs, ours)| {
+        let value = body.remove(*theirs)?;
+        Some(((*ours).to_owned(), value))
+    });
+    let limits = Map::from_iter(named);
+    (!limits.is_empty()).then(|| limits.into())
+}
+
+/// A decimal number without what is less than a nano-dollar of it: a third of something is a float
+/// with many digits.
+fn down_to_nano(number: &str) -> String {
+    match number.split_once('.') {
+        Some((whole, part)) if part.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{whole}.{}", part.get(..9).unwrap_or(part))
         }
+        _ => number.to_owned(),
     }
-    named.then(|| if limits.is_empty() { Value::Null } else { limits.into() })
 }
 
 /// The calendar window that LiteLLM's duration stands for.
@@ -318,7 +336,8 @@ fn lifetime(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Refusal> {
     };
     let after = number.parse::<i64>().ok().and_then(|n| n.checked_mul(seconds));
     let after = after.filter(|seconds| *seconds > 0).and_then(TimeDelta::try_seconds);
-    let at = after.and_then(|after| now.checked_add_signed(after));
+    // As exact as it is kept.
+    let at = after.and_then(|after| now.trunc_subsecs(6).checked_add_signed(after));
     at.ok_or_else(|| bad("`duration` is one like 30s, 30m, 30h, 30d, 2w or 1mo"))
 }
 
@@ -386,7 +405,10 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty(),
-        _ => false,
+        // Says that there is none of it.
+        Value::Bool(yes) => !yes,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(_) => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The admin listener: health and metrics for all, the rest for the admin token.
 
+mod key_view;
 mod keys;
 mod litellm;
 pub mod reports;
@@ -51,11 +52,11 @@ impl AdminApi {
         }
         let gateway = &self.gateway;
         match (&method, path.as_str()) {
-            (&Method::GET, "/status") => json_answer(200, &self.status()),
+            (&Method::GET | &Method::HEAD, "/status") => json_answer(200, &self.status()),
             (&Method::POST, "/reload") => self.reload().await,
             (&Method::GET, "/budgets") => reports::budgets(gateway),
-            (&Method::GET, "/spend") => reports::spend(gateway.ledger.path(), &query).await,
-            (&Method::GET, "/requests") => reports::requests(gateway.ledger.path(), &query).await,
+            (&Method::GET, "/spend") => reports::spend(gateway, &query).await,
+            (&Method::GET, "/requests") => reports::requests(gateway, &query).await,
             (
                 _,
                 "/healthz" | "/readyz" | "/metrics" | "/status" | "/reload" | "/budgets" | "/spend"
@@ -143,7 +144,8 @@ impl AdminApi {
         };
         let given = session.req_header().headers.get("authorization");
         let given = given.and_then(|value| value.to_str().ok()).unwrap_or("");
-        let given = given.strip_prefix("Bearer ").unwrap_or("");
+        let given = given.split_once(' ').filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+        let given = given.map_or("", |(_, token)| token.trim());
         if bool::from(given.as_bytes().ct_eq(token.expose().as_bytes())) {
             return Ok(());
         }

@@ -1,28 +1,31 @@
 //! `GET /spend` and `GET /requests`: what the ledger says.
 
 use super::{build, error};
+use crate::budget::calendar;
 use crate::ledger::{self, Column, Filter, LedgerError, Row, SpendRow, instant};
 use crate::state::Gateway;
 use crate::units::NanoUsd;
 use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
 use http::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Rows that one answer has at most.
 const MOST_ROWS: u64 = 10_000;
 
-/// `?from&to&group_by=team,model,…`
-pub async fn spend(path: &Path, query: &str) -> Response<Vec<u8>> {
-    let asked = match Query::parse(query) {
+/// `?from&to&key&team&user&model&provider&outcome&group_by=team,model,…`
+pub async fn spend(gateway: &Gateway, query: &str) -> Response<Vec<u8>> {
+    let zone = gateway.live.peek().timezone;
+    let asked = match Query::parse(query, &["group_by"], zone) {
         Ok(asked) => asked,
         Err(why) => return error(400, "invalid_request", &why),
     };
-    let (path, group) = (path.to_owned(), asked.group_by.clone());
-    let (from, to) = (asked.filter.from, asked.filter.to);
-    let rows = tokio::task::spawn_blocking(move || ledger::spend(&path, from, to, &group)).await;
+    let (path, group) = (gateway.ledger.path().to_owned(), asked.group_by.clone());
+    let filter = asked.filter;
+    let rows =
+        tokio::task::spawn_blocking(move || ledger::spend(&path, &filter, &group, zone)).await;
     answer(rows, |row: &SpendRow| {
         let mut shown = Shown::default();
         for (column, value) in asked.group_by.iter().zip(&row.group) {
@@ -53,6 +56,7 @@ pub fn budgets(gateway: &Gateway) -> Response<Vec<u8>> {
             shown.add_usd("spent_usd", account.spent);
             shown.add_usd("held_usd", account.held);
             shown.add_usd("reserved_elsewhere_usd", account.elsewhere);
+            shown.add("waiting", &account.waiting);
             shown.add("window_end", &account.window_end.map(|end| end.to_rfc3339()));
             shown
         })
@@ -61,12 +65,12 @@ pub fn budgets(gateway: &Gateway) -> Response<Vec<u8>> {
 }
 
 /// `?from&to&key&team&user&model&provider&outcome&request_id&limit`, newest first.
-pub async fn requests(path: &Path, query: &str) -> Response<Vec<u8>> {
-    let asked = match Query::parse(query) {
+pub async fn requests(gateway: &Gateway, query: &str) -> Response<Vec<u8>> {
+    let asked = match Query::parse(query, &["limit"], gateway.live.peek().timezone) {
         Ok(asked) => asked,
         Err(why) => return error(400, "invalid_request", &why),
     };
-    let (path, limit) = (path.to_owned(), asked.limit);
+    let (path, limit) = (gateway.ledger.path().to_owned(), asked.limit);
     let filter = asked.filter;
     let rows = tokio::task::spawn_blocking(move || ledger::requests(&path, &filter, limit)).await;
     answer(rows, |row: &Row| {
@@ -134,15 +138,21 @@ struct Query {
 }
 
 impl Query {
-    fn parse(query: &str) -> Result<Self, String> {
+    /// `also`: parameters that not every report has. Dates are those of the zone.
+    fn parse(query: &str, also: &[&str], zone: Tz) -> Result<Self, String> {
         let mut asked = Query { filter: Filter::default(), group_by: Vec::new(), limit: 100 };
+        let mut seen = Vec::new();
         for (name, value) in pairs(query) {
+            if seen.contains(&name) {
+                return Err(format!("`{name}` is there twice"));
+            }
+            seen.push(name);
             let filter = &mut asked.filter;
             match name {
-                "from" => filter.from = Some(time(&value)?),
-                "to" => filter.to = Some(time(&value)?),
-                "group_by" => asked.group_by = columns(&value)?,
-                "limit" => {
+                "from" => filter.from = Some(time(&value, zone)?),
+                "to" => filter.to = Some(time(&value, zone)?),
+                "group_by" if also.contains(&name) => asked.group_by = columns(&value)?,
+                "limit" if also.contains(&name) => {
                     let limit: u64 =
                         value.parse().map_err(|_| "limit: a whole number".to_owned())?;
                     asked.limit = limit.min(MOST_ROWS);
@@ -157,7 +167,17 @@ impl Query {
                 other => return Err(format!("`{other}`: no such parameter")),
             }
         }
+        in_order(asked.filter.from, asked.filter.to)?;
         Ok(asked)
+    }
+}
+
+/// # Errors
+/// Nothing is between the two.
+pub fn in_order(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Result<(), String> {
+    match from.zip(to).is_some_and(|(from, to)| from > to) {
+        true => Err("`from` is after `to`".to_owned()),
+        false => Ok(()),
     }
 }
 
@@ -176,16 +196,16 @@ pub fn columns(words: &str) -> Result<Vec<Column>, String> {
         .collect()
 }
 
-/// An RFC 3339 time, or a date, which is its midnight in UTC.
+/// An RFC 3339 time, or a date, which is where it begins in the zone.
 ///
 /// # Errors
 /// What would be understood.
-pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub fn time(text: &str, zone: Tz) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }
-    let date = text.parse::<NaiveDate>().ok().and_then(|date| date.and_hms_opt(0, 0, 0));
-    date.map(|at| at.and_utc())
+    let date = text.parse::<NaiveDate>().ok();
+    date.map(|date| calendar::midnight(zone, date))
         .ok_or_else(|| format!("`{text}`: write a date such as 2026-11-21, or an RFC 3339 time"))
 }
 

@@ -33,6 +33,11 @@ pub(super) struct Account {
 pub(super) struct Slot {
     pub(super) per: Per,
     pub(super) windows: Vec<Window>,
+    /// The configuration doesn't name it, so that attempts are charged elsewhere; it is here because
+    /// something is held on it.
+    dormant: bool,
+    /// It was dormant, and has not been charged since.
+    returned: bool,
     /// Requests that wait for holds to settle.
     pub(super) queue: Queue,
 }
@@ -61,6 +66,9 @@ pub(super) struct Window {
     /// When the store was last asked.
     pub(super) asked: Option<DateTime<Utc>>,
     pub(super) pending: Option<Arc<Ticket>>,
+    /// The answer on its way is from before attempts that were not charged here: another one has to
+    /// be asked for.
+    pub(super) late: bool,
     /// What requests wait for that the lease has no room for.
     pub(super) wanted: u64,
 }
@@ -101,13 +109,42 @@ impl Account {
 /// The slot of this kind of window.
 pub(super) fn slot(slots: &mut Vec<Slot>, per: Per) -> &mut Slot {
     let index = slots.iter().position(|slot| slot.per == per).unwrap_or_else(|| {
-        slots.push(Slot { per, windows: Vec::new(), queue: Queue::default() });
+        let (windows, queue) = (Vec::new(), Queue::default());
+        slots.push(Slot { per, windows, dormant: false, returned: false, queue });
         slots.len() - 1
     });
     &mut slots[index]
 }
 
 impl Slot {
+    /// The configuration names it, or does not.
+    pub(super) fn name(&mut self, named: bool) {
+        self.returned |= named && self.dormant;
+        self.dormant = !named;
+    }
+
+    /// Whether attempts were not charged here, of which it has to hear now. What they spent the
+    /// store has to say. As long as it is dormant it may be charged by what a request has read in
+    /// the old configuration, and hears of them each time.
+    pub(super) fn wakes(&mut self) -> bool {
+        let wakes = std::mem::take(&mut self.returned) || self.dormant;
+        if wakes {
+            for window in &mut self.windows {
+                window.late = window.pending.is_some();
+                if let Some(lease) = window.lease.as_mut() {
+                    lease.upto = 0;
+                }
+            }
+        }
+        wakes
+    }
+
+    /// Whether anything is held, asked or waited for.
+    pub(super) fn is_busy(&self) -> bool {
+        let held = |window: &Window| window.held > 0 || window.pending.is_some();
+        self.windows.iter().any(held) || !self.queue.is_empty()
+    }
+
     /// The place of the window that contains `now`, which begins with it if it is new.
     pub(super) fn current(&mut self, zone: Tz, now: DateTime<Utc>) -> usize {
         let second = now.timestamp();
@@ -152,6 +189,7 @@ impl Slot {
             unseen_asked: 0,
             asked: None,
             pending: None,
+            late: false,
             wanted: 0,
         });
         self.windows.len() - 1
@@ -209,6 +247,11 @@ impl Window {
             self.spent = self.spent.saturating_add(lease.booked);
         }
         self.lease = Some(lease);
+        if std::mem::take(&mut self.late)
+            && let Some(lease) = self.lease.as_mut()
+        {
+            lease.upto = 0;
+        }
         self.unseen = self.unseen.saturating_sub(std::mem::take(&mut self.unseen_asked));
     }
 
@@ -238,6 +281,7 @@ impl Window {
             spent: NanoUsd(self.known_spent()),
             held: NanoUsd(self.held),
             elsewhere: NanoUsd(self.outstanding()),
+            waiting: 0,
             window_end: DateTime::from_timestamp(self.span.ends, 0),
         }
     }

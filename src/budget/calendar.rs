@@ -77,6 +77,11 @@ fn next_date(per: Per, first: NaiveDate) -> NaiveDate {
     next.unwrap_or(NaiveDate::MAX)
 }
 
+/// When a local date begins.
+pub fn midnight(zone: Tz, date: NaiveDate) -> DateTime<Utc> {
+    DateTime::from_timestamp(begin(zone, date), 0).unwrap_or_default()
+}
+
 /// The first second of a local date.
 fn begin(zone: Tz, date: NaiveDate) -> i64 {
     let mut local = date.and_time(NaiveTime::MIN);

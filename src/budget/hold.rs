@@ -60,24 +60,39 @@ impl Hold {
         let cost = cost.min(MAX_COST);
         row.cost_nano_usd = cost;
         row.at = self.at;
-        let opened = self.budgets.opened.load(Ordering::Acquire) != self.opened;
-        let told = opened.then(|| row.clone());
+        let told = self.has_seen_openings().then(|| row.clone());
         self.budgets.store.settle(self.id, row);
-        if let Some(row) = told {
-            self.budgets.tell(&self.parts, &row, cost);
+        if let Some(row) = &told {
+            self.budgets.tell(&self.parts, row, cost);
         }
-        self.end(cost);
+        self.end(cost, told.is_some());
+    }
+
+    /// Whether budgets have been opened since it was taken.
+    fn has_seen_openings(&self) -> bool {
+        self.budgets.opened.load(Ordering::Acquire) != self.opened
     }
 
     /// The attempt was never made: it costs nothing and has no row.
     pub fn release(mut self) {
         self.budgets.store.release(self.id);
-        self.end(NanoUsd(0));
+        self.end(NanoUsd(0), true);
     }
 
-    fn end(&mut self, cost: NanoUsd) {
+    /// `told`: budgets that were opened since know the cost.
+    fn end(&mut self, cost: NanoUsd, told: bool) {
         self.ended = true;
         give_back(&self.parts, self.worst, cost);
+        if self.has_seen_openings() {
+            let parts = self.budgets.inherited.end(self.id);
+            for part in parts.iter().filter(|_| !told) {
+                part.account.with(part.per, part.starts, |slot, index| {
+                    let window = &mut slot.windows[index];
+                    window.unseen = window.unseen.saturating_add(cost.0);
+                });
+            }
+            give_back(&parts, self.worst, NanoUsd(0));
+        }
     }
 }
 
@@ -85,7 +100,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if !self.ended {
             self.budgets.store.lose(self.id);
-            self.end(self.worst.min(MAX_COST));
+            self.end(self.worst.min(MAX_COST), false);
         }
     }
 }

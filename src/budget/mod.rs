@@ -10,6 +10,7 @@
 mod account;
 pub mod calendar;
 mod hold;
+mod inherit;
 mod lease;
 mod refusal;
 mod take;
@@ -24,10 +25,11 @@ pub use refusal::{HoldError, Refusal};
 use crate::ledger::{AccountKey, HoldNote, Row, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
 use crate::units::{Name, NanoUsd};
-use account::{Account, Slot, Window, slot};
+use account::{Account, slot};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use hold::Part;
+use inherit::Inherited;
 use lease::Question;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub struct AccountView {
     /// What other processes have leased and not used yet, as far as is known; after a power cut
     /// also what may have been spent unseen. It is not to be spent here.
     pub elsewhere: NanoUsd,
+    /// Requests that wait for others' holds on it to settle.
+    pub waiting: usize,
     /// When the window ends; `None` for one that never does.
     pub window_end: Option<DateTime<Utc>>,
 }
@@ -77,6 +81,7 @@ pub struct Budgets {
     fail_open: AtomicBool,
     /// Grows with every budget that is opened, before the store is asked about it.
     opened: AtomicU64,
+    inherited: Inherited,
 }
 
 impl Budgets {
@@ -89,12 +94,25 @@ impl Budgets {
             zone: Mutex::new(zone),
             fail_open: AtomicBool::new(false),
             opened: AtomicU64::new(0),
+            inherited: Inherited::default(),
         })
     }
 
     /// Where windows begin. Windows that have begun end as they would have.
     pub fn set_zone(&self, zone: Tz) {
         *self.zone.lock() = zone;
+    }
+
+    /// The configuration or a key is about to change, and [`Budgets::changed`] follows at once.
+    pub fn changing(&self) {
+        self.inherited.changing();
+    }
+
+    /// The configuration or a key has changed: a budget that is charged for the first time may be
+    /// new, and then holds what is held for attempts that run already. To be called when the change
+    /// is in force.
+    pub fn changed(&self) {
+        self.inherited.changed();
     }
 
     /// Whether holds are given while the store fails (`state.on_failure: open`). The caps hold
@@ -162,9 +180,13 @@ impl Budgets {
         let (mut ticket, mut questions) = (LeaseTicket::default(), Vec::new());
         for want in self.wanted(charges) {
             let mut slots = want.account.slots.lock();
+            let new = !slots.iter().any(|slot| slot.per == want.per);
             let slot = slot(&mut slots, want.per);
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
+            if slot.wakes() || new {
+                self.inherited.open(&*self.store, &want.account, slot, index);
+            }
             if slot.windows[index].lease.is_none() {
                 questions.extend(lease::question(&want.account, slot, index, 0, now));
                 ticket.tickets.extend(slot.windows[index].pending.clone());
@@ -172,6 +194,23 @@ impl Budgets {
         }
         self.put(questions);
         ticket
+    }
+
+    /// A scope's budgets have changed: reports show the new caps before the next request does. What
+    /// nothing is held on is forgotten if it isn't named any more; what was spent stays in the store.
+    pub fn revise(&self, charge: &Charge<'_>) {
+        let Some(account) = self.accounts.find(charge.kind, charge.id) else { return };
+        account.slots.lock().retain_mut(|slot| {
+            let Some(budget) = charge.budgets.iter().find(|budget| budget.per == slot.per) else {
+                slot.name(false);
+                return slot.is_busy();
+            };
+            slot.name(true);
+            for window in &mut slot.windows {
+                window.cap = budget.cap.0;
+            }
+            true
+        });
     }
 
     /// Every account of the windows that run at this time, and those that something is still held
@@ -185,7 +224,8 @@ impl Budgets {
                     if !window.span.contains(now.timestamp()) && window.held == 0 {
                         continue;
                     }
-                    views.push(window.view(kind, id, slot.per));
+                    let waiting = slot.queue.len();
+                    views.push(AccountView { waiting, ..window.view(kind, id, slot.per) });
                     // Others are at work, or were: the next look shows what came of it.
                     if window.outstanding() > 0 || window.unseen > 0 {
                         questions.extend(lease::question(account, slot, index, 0, now));
@@ -223,15 +263,15 @@ impl Budgets {
     /// Forgets the budgets that nobody names any more and that nothing is held on. What was spent
     /// stays in the store.
     pub fn keep(&self, named: impl Fn(ScopeKind, &str, Per) -> bool) {
-        self.accounts.retain(|kind, id, account| {
-            let busy = |slot: &Slot| {
-                let held = |window: &Window| window.held > 0 || window.pending.is_some();
-                slot.windows.iter().any(held) || !slot.queue.is_empty()
-            };
-            let mut slots = account.slots.lock();
-            slots.retain(|slot| named(kind, id, slot.per) || busy(slot));
-            !slots.is_empty()
+        // Those that attempts run on, too.
+        self.accounts.each(|kind, id, account| {
+            account.slots.lock().retain_mut(|slot| {
+                let named = named(kind, id, slot.per);
+                slot.name(named);
+                named || slot.is_busy()
+            });
         });
+        self.accounts.retain(|_, _, account| !account.slots.lock().is_empty());
     }
 
     /// The scopes of this kind that have accounts.
@@ -306,8 +346,9 @@ impl Budgets {
     ) -> Result<(Vec<Part>, Vec<AccountKey>), HoldError> {
         let zone = *self.zone.lock();
         let mut accounts = Locked::new(wanted, zone, now);
-        if accounts.opened {
+        if !accounts.opened.is_empty() {
             self.opened.fetch_add(1, Ordering::AcqRel);
+            accounts.inherit(&self.inherited, &*self.store);
         }
         accounts.judge(place, worst, now, leaseless)?;
         accounts.ask(worst, now, questions)?;

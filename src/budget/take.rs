@@ -2,10 +2,11 @@
 
 use super::account::{Account, Slot, Verdict, slot};
 use super::hold::Part;
+use super::inherit::Inherited;
 use super::lease::{self, LeaseTicket, Question};
 use super::refusal::HoldError;
 use super::wait::Place;
-use crate::ledger::AccountKey;
+use crate::ledger::{AccountKey, Store};
 use crate::scope::Per;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -29,8 +30,8 @@ pub(super) struct Locked<'a> {
     scopes: Vec<MutexGuard<'a, Vec<Slot>>>,
     /// For every account its place in `scopes`, its window there, and what that says.
     found: Vec<(usize, usize, Verdict)>,
-    /// A budget is charged for the first time.
-    pub(super) opened: bool,
+    /// Places in `wanted` of budgets that are charged for the first time.
+    pub(super) opened: Vec<usize>,
 }
 
 impl<'a> Locked<'a> {
@@ -38,7 +39,7 @@ impl<'a> Locked<'a> {
     pub(super) fn new(wanted: &'a [Wanted], zone: Tz, now: DateTime<Utc>) -> Locked<'a> {
         let mut scopes: Vec<MutexGuard<'a, Vec<Slot>>> = Vec::with_capacity(wanted.len());
         let mut found = Vec::with_capacity(wanted.len());
-        let mut opened = false;
+        let mut opened = Vec::new();
         for (i, want) in wanted.iter().enumerate() {
             if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
                 scopes.push(want.account.slots.lock());
@@ -49,9 +50,20 @@ impl<'a> Locked<'a> {
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
             found.push((scope, index, Verdict::Fits));
-            opened |= scopes[scope].len() > known;
+            if slot.wakes() || scopes[scope].len() > known {
+                opened.push(i);
+            }
         }
         Locked { wanted, scopes, found, opened }
+    }
+
+    /// What is opened holds what is held for attempts that run already.
+    pub(super) fn inherit(&mut self, inherited: &Inherited, store: &dyn Store) {
+        for &place in &self.opened {
+            let (want, (scope, index, _)) = (&self.wanted[place], &self.found[place]);
+            let slot = slot(&mut self.scopes[*scope], want.per);
+            inherited.open(store, &want.account, slot, *index);
+        }
     }
 
     /// Refuses if any account does. Named is one that no settling of holds would help, if there

@@ -4,12 +4,14 @@
 //! parsed when it is first asked for: a start needs a handful of two thousand.
 
 pub mod decimal;
+mod habits;
 mod host;
 mod price;
 mod row;
 #[cfg(test)]
 mod tests;
 
+pub use habits::Habits;
 pub use host::provider_of;
 pub use price::{Price, Rates, Service, Step, Units, most_seconds};
 

@@ -76,6 +76,15 @@ pub(super) fn parse(line: &str, version: &Arc<str>) -> Option<ModelCard> {
 /// A thousand searches are $10 at OpenAI and Anthropic.
 const SEARCH: NanoUsd = NanoUsd(10_000_000);
 
+/// With OpenAI's search models before GPT-5, a thousand are $25, and what they find is free.
+const SEARCH_MODEL: NanoUsd = NanoUsd(25_000_000);
+
+/// At Perplexity, a thousand requests are up to $14, $22 with Sonar Pro, by how much is searched;
+/// with deep research a thousand searches are $5 (<https://docs.perplexity.ai/guides/pricing>).
+const SONAR: NanoUsd = NanoUsd(14_000_000);
+const SONAR_PRO: NanoUsd = NanoUsd(22_000_000);
+const SONAR_RESEARCH: NanoUsd = NanoUsd(5_000_000);
+
 /// At Google, a thousand are $14 with Gemini 3 and later; …
 const GOOGLE_SEARCH: NanoUsd = NanoUsd(14_000_000);
 
@@ -88,7 +97,11 @@ fn searches(row: &Row<'_>) -> (Option<NanoUsd>, Option<NanoUsd>) {
     let id = row.id.rsplit('/').next().unwrap_or_default();
     let by_request = ["gemini-1", "gemini-2"].iter().any(|old| id.starts_with(old));
     match row.p.as_str() {
+        "openai" | "azure" if id.contains("-search-preview") => (Some(SEARCH_MODEL), None),
         "openai" | "anthropic" | "azure" => (Some(SEARCH), None),
+        "perplexity" if id == "sonar-deep-research" => (Some(SONAR_RESEARCH), None),
+        "perplexity" if id == "sonar-pro" => (None, Some(SONAR_PRO)),
+        "perplexity" if id.starts_with("sonar") && row.unit.is_empty() => (None, Some(SONAR)),
         "gemini" | "vertex_ai" if by_request => (None, Some(GOOGLE_SEARCHED)),
         "gemini" | "vertex_ai" if id.starts_with("gemini") => (Some(GOOGLE_SEARCH), None),
         _ => (None, None),

@@ -7,7 +7,9 @@ use super::resolve::{missing, scope};
 use super::snapshot::{Scope, Snapshot};
 use super::suggest::{self, shown};
 use super::text::Texts;
+use crate::keygen::PREFIX;
 use crate::keys::{Allow, Caller, Profile, Standing};
+use crate::secret::sha256;
 use ahash::AHashMap;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -67,6 +69,7 @@ pub(crate) fn key(
     let models = written.models.as_ref().map(|listed| models(listed, around, report));
     let team = written.team.as_ref().map(|raw| team(raw, around, report));
     let expires = written.expires.as_ref().and_then(|raw| expires(raw, texts, report));
+    named_by_key(written, hash, report);
     let profile = Profile {
         team,
         user: written.user.as_ref().map(|user| user.value.clone()),
@@ -103,6 +106,31 @@ pub(crate) fn key(
         report.problem(&place.key("budgets"), "the list is empty: no budget covers this key", fix);
     }
     (written.id.is_some() && hash.is_some()).then_some(caller)
+}
+
+/// Bytes of a key's metadata at most: they are copied to each row of the ledger.
+pub const MOST_METADATA: usize = 4 << 10;
+
+/// Whether an id is a key itself. A key that is shorter than this nobody should have.
+pub fn is_a_key(id: &str, hash: Option<[u8; 32]>) -> bool {
+    let long = id.len() >= 20;
+    long && (id.starts_with(PREFIX) || hash == Some(sha256(id.as_bytes())))
+}
+
+/// An id is in logs, in the ledger and in metrics, which anybody may read.
+fn named_by_key(written: &file::Key, hash: Option<[u8; 32]>, report: &mut Report) {
+    let Some(id) = &written.id else { return };
+    if is_a_key(&id.value, hash) {
+        let fix =
+            "Write a name for it: `id: web-prod`; a key that stood in a file should be replaced";
+        report.problem(&id.place, "the id is a key in plain text", fix);
+    }
+    let metadata = written.metadata.as_ref().map_or(0, |metadata| metadata.0.len());
+    if metadata > MOST_METADATA {
+        let message = format!("{metadata} bytes, which are in every row of the ledger");
+        let fix = format!("Write at most {MOST_METADATA}");
+        report.problem(&written.place.key("metadata"), message, fix);
+    }
 }
 
 fn required(written: &file::Key, report: &mut Report) {

@@ -163,6 +163,20 @@ pub(crate) fn targets(draft: &Draft<'_>, tiers: &[TierDef], report: &mut Report)
         );
         report.warning(draft.place, message, "Write `max_output_tokens: 4096`");
     }
+    let researching = |t: &&Arc<Target>| !t.price.free && t.habits.researches;
+    if model.unseen_input_tokens.is_none()
+        && let Some(target) = draft.used().find(researching)
+    {
+        let message = format!(
+            "nothing bounds what `{}` reads: under a budget, requests without max_tool_calls are refused",
+            target.id
+        );
+        report.warning(
+            draft.place,
+            message,
+            "Write `unseen_input_tokens: 2000000`, if you agree to pay for so many",
+        );
+    }
 }
 
 /// A fallback goes sideways or down. There is no switch for it.

@@ -106,6 +106,7 @@ section! { Model {
     fallback_order: Order,
     max_output_tokens: Positive,
     context_window: Positive,
+    unseen_input_tokens: Positive,
     first_token_timeout: At<Duration>,
     latency_budget: At<Duration>,
     limits: Limits,

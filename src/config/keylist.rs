@@ -154,6 +154,9 @@ impl Roll<'_> {
     fn quietly(&mut self, words: Words<'_>, pattern: &mut Pattern) -> Option<Caller> {
         let profile = pattern.profile.as_ref()?;
         let hash = callers::digest(words.hash)?;
+        if callers::is_a_key(words.id, Some(hash)) {
+            return None;
+        }
         let expires = match words.expires {
             Some(text) => Some(self.date(text).filter(|date| *date > self.now)?),
             None => None,

@@ -28,6 +28,7 @@ mod text;
 mod words;
 mod yaml;
 
+pub use callers::{MOST_METADATA, is_a_key};
 pub use plan::{candidates, dearer_above, plan};
 pub use problem::{Invalid, Problem};
 pub use snapshot::Snapshot;
@@ -36,6 +37,7 @@ pub use suggest::nearest;
 use crate::keys::{Caller, Profile};
 use crate::turns;
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use problem::{Place, Report};
 use read::Read;
 use sha2::{Digest, Sha256};
@@ -81,14 +83,39 @@ impl Environment for ProcessEnvironment {
 /// Reads, checks and resolves a file. `old` is the configuration in force, if there is one: keys
 /// that have not changed are shared with it.
 pub fn load(path: &Path, env: &dyn Environment, old: Option<&Snapshot>) -> Result<Loaded, Invalid> {
-    let source = path.display().to_string();
+    let text = contents(path, env)?;
+    let dir = path.parent().unwrap_or(Path::new(""));
+    load_text(&text, &path.display().to_string(), dir, env, old)
+}
+
+/// Where the books are, and the clock that they go by. Who only reads them needs neither the
+/// secrets that the rest of the file refers to, nor a file that is right otherwise.
+///
+/// # Errors
+/// The file can't be read, or these two can't.
+pub fn books(path: &Path, env: &dyn Environment) -> Result<(PathBuf, Tz), Invalid> {
+    let text = contents(path, env)?;
+    let texts = text::Texts { env, dir: path.parent().unwrap_or(Path::new("")) };
+    let mut report = Report::default();
+    let mut rest = Report::default();
+    let file = alike::parse(&text, &mut report)
+        .and_then(|(tree, _)| file::File::read(&tree, "", &mut rest));
+    // What may be a slip in these two, or in their names, is theirs.
+    let theirs = |path: &str| !path.contains('.') || path.starts_with("state.");
+    report.problems.extend(rest.problems.into_iter().filter(|problem| theirs(&problem.path)));
+    let found = file.and_then(|file| resolve::books(&file, texts, &mut report));
+    found.filter(|_| report.problems.is_empty()).ok_or_else(|| Invalid {
+        source: path.display().to_string(),
+        problems: report.sorted().problems,
+        warnings: Vec::new(),
+    })
+}
+
+fn contents(path: &Path, env: &dyn Environment) -> Result<String, Invalid> {
     match env.read(path) {
-        Ok(text) => {
-            let dir = path.parent().unwrap_or(Path::new(""));
-            load_text(&text, &source, dir, env, old)
-        }
+        Ok(text) => Ok(text),
         Err(why) => Err(Invalid {
-            source,
+            source: path.display().to_string(),
             problems: vec![Problem {
                 line: None,
                 path: String::new(),

@@ -9,7 +9,7 @@ use super::resolve::{at_least, missing, scope};
 use super::snapshot::{Canary, Model, Provider, Target, TierDef};
 use super::suggest::{self, shown};
 use super::text::Texts;
-use crate::catalog::{Catalog, ModelCard};
+use crate::catalog::{Catalog, Habits, ModelCard};
 use crate::units::Tier;
 use ahash::AHashMap;
 use std::collections::HashSet;
@@ -121,6 +121,7 @@ fn draft(
             .context_window
             .map(|n| n.0)
             .or_else(|| cards().filter_map(|card| card.context_window).max()),
+        unseen_input_tokens: written.unseen_input_tokens.map(|n| n.0),
         first_token_timeout: written.first_token_timeout.as_ref().map(|t| t.value),
         latency_budget: written.latency_budget.as_ref().map(|t| t.value),
         tier: cheapest.unwrap_or(Tier(0)),
@@ -197,6 +198,7 @@ fn target(
     Some(Target {
         id: format!("{name}/{model}"),
         provider: name.to_owned(),
+        habits: Habits::of(&model),
         dialect: provider.dialect,
         weight: match written.weight.as_ref().map(|w| w.value) {
             None => 1,

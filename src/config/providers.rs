@@ -168,6 +168,15 @@ fn hints(dialect: Dialect, url: &BaseUrl, has_key: bool, at: &Place, report: &mu
         let fix = "OpenAI's API begins at /v1: end base_url with it";
         report.warning(at, "base_url has no path", fix);
     }
+    let endpoints = ["/completions", "/responses", "/embeddings", "/messages"];
+    if let Some(endpoint) = endpoints.iter().find(|endpoint| url.path.ends_with(*endpoint)) {
+        let message = format!("base_url ends with {endpoint}");
+        report.warning(
+            at,
+            message,
+            "The paths of the endpoints are added to it: leave them off here",
+        );
+    }
     if dialect == Dialect::Anthropic && url.path.ends_with("/v1") {
         let fix = "The /v1 is added to it: leave it off here";
         report.warning(at, "base_url ends with /v1", fix);

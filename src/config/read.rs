@@ -31,6 +31,8 @@ impl<T: Read> Read for At<T> {
 #[derive(Debug, Clone)]
 pub(crate) struct Named<T>(pub Vec<(String, At<T>)>);
 
+const MERGE: &str = "YAML merge keys are not supported";
+
 impl<T> Default for Named<T> {
     fn default() -> Self {
         Named(Vec::new())
@@ -44,6 +46,11 @@ impl<T: Read> Read for Named<T> {
         };
         let read = entries.iter().filter_map(|entry| {
             let path = join(path, &shown(&entry.key));
+            if entry.key == "<<" {
+                let at = Place { line: Some(entry.line), path };
+                report.problem(&at, MERGE, "Write the keys out");
+                return None;
+            }
             let value = T::read(&entry.value, &path, report)?;
             let place = Place { line: Some(entry.line), path };
             Some((entry.key.clone(), At { value, place }))
@@ -86,7 +93,7 @@ impl<'n> Fields<'n> {
         for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
             let at = Place { line: Some(entry.line), path: join(path, &shown(&entry.key)) };
             let fix = match entry.key.as_str() {
-                "<<" => "YAML merge keys are not supported; write the keys out".to_owned(),
+                "<<" => format!("{MERGE}: write the keys out"),
                 key => suggest::fix(key, known.iter().copied()),
             };
             report.problem(&at, "unknown key", fix);
@@ -305,6 +312,10 @@ impl Read for NanoUsd {
     }
 }
 
+/// What no provider charges: $0.001 per million tokens, in picodollars per token. Prices per token
+/// are below it, and would be taken for a millionth of what they are.
+const LEAST_RATE: u64 = 1_000;
+
 /// Dollars per million tokens, in picodollars per token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rate(pub u64);
@@ -312,7 +323,18 @@ pub(crate) struct Rate(pub u64);
 impl Read for Rate {
     fn read(node: &Node, path: &str, report: &mut Report) -> Option<Self> {
         let rate = ("US dollars per million tokens", "one like 0.15");
-        parsed(node, path, rate, report, |text| decimal::rounded_up(text, 6)).map(Rate)
+        let read = parsed(node, path, rate, report, |text| decimal::rounded_up(text, 6))?;
+        if (1..LEAST_RATE).contains(&read) {
+            let message =
+                "less than $0.001 per million tokens: a price per token, as LiteLLM has it";
+            report.problem(
+                &place(node, path),
+                message,
+                "Write it per million: 0.15, not 0.00000015",
+            );
+            return None;
+        }
+        Some(Rate(read))
     }
 }
 

@@ -186,6 +186,15 @@ fn admin(file: &File, texts: Texts<'_>, report: &mut Report) -> At<Admin> {
     At { value: Admin { address, token }, place }
 }
 
+/// Where the state file is, and the time zone.
+pub(crate) fn books(
+    file: &File,
+    texts: Texts<'_>,
+    report: &mut Report,
+) -> Option<(std::path::PathBuf, chrono_tz::Tz)> {
+    Some((state_path(file, texts, report)?, timezone(file, texts, report)?))
+}
+
 fn state_path(file: &File, texts: Texts<'_>, report: &mut Report) -> Option<std::path::PathBuf> {
     match file.state.as_ref().and_then(|state| state.path.as_ref()) {
         Some(raw) => texts.path(raw, report),

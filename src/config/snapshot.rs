@@ -3,7 +3,7 @@
 //! A request loads one [`Snapshot`] and keeps it; a new attempt re-reads the provider's
 //! credential from the newest one.
 
-use crate::catalog::{Catalog, ModelCard, Price};
+use crate::catalog::{Catalog, Habits, ModelCard, Price};
 use crate::keys::KeyTable;
 pub use crate::scope::*;
 use crate::secret::Secret;
@@ -222,6 +222,8 @@ pub struct Model {
     pub max_output_tokens: Option<u64>,
     /// In tokens, input and output together.
     pub context_window: Option<u64>,
+    /// Held as input where a provider may add some, in tokens; `None`: all that it could.
+    pub unseen_input_tokens: Option<u64>,
     /// Until the first byte of an answer's body.
     pub first_token_timeout: Option<Duration>,
     /// Slower targets are avoided while a faster one keeps within this time.
@@ -243,6 +245,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// The provider's own id of the model.
     pub model: String,
+    /// What that model does without being asked.
+    pub habits: Habits,
     /// Share of the traffic among the targets of its model. 0: never.
     pub weight: u32,
     /// Present: the target takes itself out when too much fails.

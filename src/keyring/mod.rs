@@ -113,7 +113,14 @@ impl Keyring {
     /// # Errors
     /// The database can't be read.
     pub fn get_by_hash(&self, hash: &[u8; 32]) -> Result<Option<StoredKey>, LedgerError> {
-        self.ledger.read(|db| get(db, "hash", hash))
+        if let Some(key) = self.ledger.read(|db| get(db, "hash", hash))? {
+            return Ok(Some(key));
+        }
+        // One that was rotated away is known in memory only, by the id of its successor.
+        match self.by_hash(hash) {
+            Some(had) => self.get(&had.id),
+            None => Ok(None),
+        }
     }
 
     /// So many keys at most, by id, after this one. Blocks.
@@ -179,13 +186,14 @@ impl Keyring {
         Ok(key)
     }
 
-    /// Takes over what other processes have changed in the same state file. Blocks.
+    /// Takes over what other processes have changed in the same state file, and returns the
+    /// ids of the keys. `first` is called before they are shown. Blocks.
     ///
     /// # Errors
     /// The database can't be read.
-    pub fn refresh(&self) -> Result<(), LedgerError> {
+    pub fn refresh(&self, first: impl FnOnce()) -> Result<Vec<String>, LedgerError> {
         if self.ledger.read(newest_change)? == self.seen.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let _turn = self.changing.lock();
         let seen = self.seen.load(Ordering::Acquire);
@@ -198,11 +206,12 @@ impl Keyring {
             let keys = ids.iter().map(|id| get(db, "id", id)).collect::<Result<Vec<_>, _>>()?;
             Ok((newest, ids.into_iter().zip(keys).collect::<Vec<_>>()))
         })?;
+        first();
         for (id, key) in &changed {
             self.show(id, key.as_ref());
         }
         self.seen.store(newest, Ordering::Release);
-        Ok(())
+        Ok(changed.into_iter().map(|(id, _)| id).collect())
     }
 
     fn store(

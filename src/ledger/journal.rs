@@ -12,7 +12,7 @@
 //! of the database.
 
 use super::row::{Row, Word, micros, word};
-use super::store::{AccountKey, HoldNote};
+use super::store::{AccountKey, HoldNote, RunningHold};
 use crate::json_line::{Item, JsonLine, field};
 use crate::scope::ScopeKind;
 use crate::units::NanoUsd;
@@ -66,6 +66,17 @@ pub(super) struct HoldLine {
 struct Kind(#[serde(with = "word")] ScopeKind);
 
 impl HoldLine {
+    fn running(self) -> RunningHold {
+        let scopes = self.scopes.into_iter().map(|(Kind(kind), id)| (kind, id)).collect();
+        RunningHold {
+            id: self.id,
+            at: self.at,
+            worst: NanoUsd(self.worst),
+            scopes,
+            accounts: self.accounts,
+        }
+    }
+
     /// The row of a hold whose end nobody saw: its worst case, as an estimate.
     pub(super) fn lost(&self) -> Row {
         let mut row = Row::new(self.at);
@@ -224,6 +235,22 @@ impl Journal {
         }
     }
 
+    /// The holds whose attempts run now.
+    pub(super) fn running(&self) -> Vec<RunningHold> {
+        let lines: Vec<Vec<u8>> =
+            self.state.lock().open.values().map(|open| open.line.clone()).collect();
+        let read = |line: &Vec<u8>| match serde_json::from_slice(line) {
+            Ok(Line::H(line)) => Some(line.running()),
+            _ => None,
+        };
+        lines.iter().filter_map(read).collect()
+    }
+
+    /// Whether the attempt of this hold has not ended.
+    pub(super) fn runs(&self, hold: i64) -> bool {
+        self.state.lock().open.contains_key(&hold)
+    }
+
     /// Forgets a hold whose attempt was never made.
     pub(super) fn release(&self, hold: i64) {
         let mut line = JsonLine::with_capacity(32);
@@ -257,6 +284,8 @@ impl Journal {
             return Ok(());
         }
         let mut file = create(&self.files.segment(segment + 1))?;
+        // What an attempt at this left on a full disk would be glued to the first line.
+        file.set_len(0)?;
         let mut state = self.state.lock();
         let lines: Vec<u8> =
             state.open.values().flat_map(|open| open.line.iter().copied()).collect();
@@ -375,70 +404,4 @@ pub(super) fn remove(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::AccountName;
-    use crate::scope::Per;
-    use crate::units::UsageSource;
-
-    fn account(id: &str) -> AccountKey {
-        let id = id.into();
-        AccountName { kind: ScopeKind::Key, id, per: Per::Day, starts: -5, ends: i64::MAX }.into()
-    }
-
-    #[test]
-    fn a_hold_is_read_as_it_was_written() {
-        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
-        let odd = "a \"b\\\n\u{1}{[é😀";
-        let scopes = [(ScopeKind::Key, odd), (ScopeKind::Global, "")];
-        let accounts = vec![account(odd), account("plain")];
-        let note = HoldNote {
-            request: odd,
-            at,
-            worst: NanoUsd(u64::MAX),
-            scopes: &scopes,
-            accounts: accounts.clone(),
-        };
-        let Ok(Line::H(read)) = serde_json::from_slice(&hold_line(7, &note)) else { panic!() };
-        assert_eq!((read.id, read.at, read.worst), (7, at, u64::MAX));
-        assert_eq!((read.request.as_str(), &read.accounts), (odd, &accounts));
-        assert_eq!(read.lost().key_id, odd);
-    }
-
-    #[test]
-    fn a_row_is_read_as_it_was_written() {
-        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
-        let empty = Row::new(at);
-        let full = Row {
-            id: i64::MAX,
-            request_id: "req \"1\"".into(),
-            key_id: "k\n".into(),
-            team: Some("t".into()),
-            user: Some(String::new()),
-            model: "m".into(),
-            provider: "p".into(),
-            target_model: "t/m".into(),
-            attempt: 3,
-            outcome: "ok".into(),
-            status: Some(200),
-            stream: true,
-            input_tokens: Some(1),
-            cached_input_tokens: Some(2),
-            cache_write_tokens: Some(3),
-            output_tokens: Some(4),
-            reasoning_tokens: Some(5),
-            usage_source: UsageSource::Reported,
-            cost_nano_usd: NanoUsd(6),
-            price_version: "v".into(),
-            first_token_ms: Some(7),
-            duration_ms: 8,
-            client_gone: true,
-            metadata: "{\"a\":\"\\u0000\"}".into(),
-            ..empty.clone()
-        };
-        for row in [empty, full] {
-            let Ok(Line::S(read)) = serde_json::from_slice(&row_line(&row)) else { panic!() };
-            assert_eq!(read, row);
-        }
-    }
-}
+mod tests;

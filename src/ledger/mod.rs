@@ -30,7 +30,8 @@ pub use notices::{Claim, spent_after, spent_by_minute};
 pub use query::{Column, Filter, SpendRow, requests, spend, spenders};
 pub use row::{Row, instant};
 pub use store::{
-    AccountKey, AccountName, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, Store, StoreError,
+    AccountKey, AccountName, HoldNote, Lease, LeaseAsk, LeaseDone, MAX_COST, RunningHold, Store,
+    StoreError,
 };
 
 use chrono::{DateTime, Utc};
@@ -112,6 +113,7 @@ impl Ledger {
             segment_bytes: options.journal_bytes,
             committed: 0,
             looked: Instant::now(),
+            identified: Instant::now(),
             file: writer::identity(path),
             gone: false,
             forgot: None,
@@ -282,6 +284,14 @@ impl Store for Ledger {
 
     fn release(&self, hold: i64) {
         self.shared.journal.release(hold);
+    }
+
+    fn running(&self) -> Vec<RunningHold> {
+        self.shared.journal.running()
+    }
+
+    fn runs(&self, hold: i64) -> bool {
+        self.shared.journal.runs(hold)
     }
 
     fn lease(&self, ask: LeaseAsk, done: LeaseDone) {

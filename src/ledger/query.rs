@@ -8,6 +8,8 @@ use super::schema;
 use crate::scope::ScopeKind;
 use crate::units::NanoUsd;
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 use std::path::Path;
@@ -77,9 +79,9 @@ impl Column {
             Column::Provider => "provider",
             Column::TargetModel => "target_model",
             Column::Outcome => "outcome",
-            Column::Hour => "substr(at, 1, 13)",
-            Column::Day => "substr(at, 1, 10)",
-            Column::Month => "substr(at, 1, 7)",
+            Column::Hour => "substr(local(at), 1, 13)",
+            Column::Day => "substr(local(at), 1, 10)",
+            Column::Month => "substr(local(at), 1, 7)",
         }
     }
 }
@@ -162,12 +164,13 @@ impl Filter {
 /// The database can't be read.
 pub fn spend(
     path: &Path,
-    from: Option<DateTime<Utc>>,
-    to: Option<DateTime<Utc>>,
+    filter: &Filter,
     group_by: &[Column],
+    zone: Tz,
 ) -> Result<Vec<SpendRow>, LedgerError> {
     let connection = schema::open_to_read(path)?;
-    let (condition, values) = Filter { from, to, ..Filter::default() }.sql();
+    add_local(&connection, zone).map_err(|error| LedgerError::sql(path, &error))?;
+    let (condition, values) = filter.sql();
     let columns: Vec<&str> = group_by.iter().map(|column| column.sql()).collect();
     let columns = columns.join(", ");
     let (select, group) = match columns.as_str() {
@@ -233,6 +236,16 @@ pub fn requests(path: &Path, filter: &Filter, limit: u64) -> Result<Vec<Row>, Le
         values.len()
     );
     all(&connection, &sql, values, attempts::read).map_err(|error| LedgerError::sql(path, &error))
+}
+
+/// The function `local`: a time as clocks in the zone show it.
+fn add_local(connection: &Connection, zone: Tz) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("local", 1, flags, move |context| {
+        let at = context.get_raw(0).as_str().unwrap_or_default();
+        let local = DateTime::parse_from_rfc3339(at).map(|at| at.with_timezone(&zone));
+        Ok(local.map_or_else(|_| at.to_owned(), |at| at.format("%Y-%m-%dT%H").to_string()))
+    })
 }
 
 fn all<T>(

@@ -112,6 +112,21 @@ pub struct HoldNote<'a> {
     pub accounts: Vec<AccountKey>,
 }
 
+/// A hold whose attempt runs.
+#[derive(Debug, Clone)]
+pub struct RunningHold {
+    /// Its id.
+    pub id: i64,
+    /// When it was taken.
+    pub at: DateTime<Utc>,
+    /// What is held.
+    pub worst: NanoUsd,
+    /// Every scope of the attempt, also those without a budget.
+    pub scopes: Vec<(ScopeKind, String)>,
+    /// Every account it is held on.
+    pub accounts: Vec<AccountKey>,
+}
+
 /// A process asks to be allowed to spend more of an account.
 #[derive(Debug, Clone)]
 pub struct LeaseAsk {
@@ -164,6 +179,12 @@ pub trait Store: Send + Sync {
 
     /// The attempt of this hold was never made.
     fn release(&self, hold: i64);
+
+    /// The holds of this process whose attempts run now.
+    fn running(&self) -> Vec<RunningHold>;
+
+    /// Whether this is one of them.
+    fn runs(&self, hold: i64) -> bool;
 
     /// Asks for a lease; `done` is called when it is durable, or refused.
     fn lease(&self, ask: LeaseAsk, done: LeaseDone);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::scope::{Per, ScopeKind};
 use crate::units::{Name, NanoUsd, UsageSource};
+use chrono_tz::Tz;
 use std::sync::atomic::AtomicU32;
 
 /// A directory of its own, removed at the end.
@@ -89,7 +90,8 @@ fn spending_is_summed_by_group_and_time() {
     ledger.append(later);
     ledger.flush();
     let by = |from, to, columns: &[Column]| -> Vec<(Vec<Option<String>>, u64, u64, u64)> {
-        let rows = spend(&dir.db(), from, to, columns).unwrap();
+        let filter = Filter { from, to, ..Filter::default() };
+        let rows = spend(&dir.db(), &filter, columns, Tz::UTC).unwrap();
         rows.into_iter().map(|r| (r.group, r.requests, r.attempts, r.cost.0)).collect()
     };
     let some = |word: &str| Some(word.to_owned());
@@ -103,6 +105,10 @@ fn spending_is_summed_by_group_and_time() {
         [(vec![some("2026-12")], 1, 1, 1000)]
     );
     let filter = Filter { key: some("k1"), ..Filter::default() };
+    // Days are those of the clocks that budgets go by.
+    let days = spend(&dir.db(), &filter, &[Column::Day], Tz::America__New_York).unwrap();
+    let days: Vec<_> = days.into_iter().map(|row| (row.group, row.cost.0)).collect();
+    assert_eq!(days, [(vec![some("2026-11-30")], 1000), (vec![some("2026-11-21")], 12)]);
     let ids: Vec<String> =
         requests(&dir.db(), &filter, 2).unwrap().into_iter().map(|r| r.request_id).collect();
     assert_eq!(ids, ["c", "a"]);
@@ -114,14 +120,20 @@ fn spending_is_summed_by_group_and_time() {
 fn an_empty_file_is_migrated_and_a_newer_one_refused() {
     let dir = Dir::new();
     std::fs::write(dir.db(), "").unwrap();
-    assert!(matches!(spend(&dir.db(), None, None, &[]), Err(LedgerError::Other { .. })));
+    assert!(matches!(
+        spend(&dir.db(), &Filter::default(), &[], Tz::UTC),
+        Err(LedgerError::Other { .. })
+    ));
     drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
     assert_eq!(sql::<i64>(&dir.db(), "PRAGMA user_version"), schema::VERSION);
     drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
     Connection::open(dir.db()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = Ledger::open(&dir.db(), &Options::default()).err().unwrap();
     assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
-    assert!(matches!(spend(&dir.db(), None, None, &[]), Err(LedgerError::Newer { .. })));
+    assert!(matches!(
+        spend(&dir.db(), &Filter::default(), &[], Tz::UTC),
+        Err(LedgerError::Newer { .. })
+    ));
 }
 
 #[test]

@@ -33,6 +33,9 @@ const IDLE: Duration = Duration::from_millis(250);
 /// How often journals of processes that died meanwhile are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the database is still the file that was opened.
+const IDENTIFY: Duration = Duration::from_secs(1);
+
 /// How often the accounts of windows that are long over are forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
 
@@ -79,6 +82,7 @@ pub(super) struct Writer {
     /// The place of the last committed row among the ends in the journal.
     pub(super) committed: u64,
     pub(super) looked: Instant,
+    pub(super) identified: Instant,
     /// Device and inode of the database, as it was opened.
     pub(super) file: Option<(u64, u64)>,
     /// Another file, or none, has been in its place since: what is written is lost.
@@ -184,10 +188,11 @@ impl Writer {
             Err(error) => {
                 self.known.forget();
                 let error = LedgerError::sql(&self.shared.path, &error);
+                // Who is told that there is no lease asks at once whether the store is well.
+                self.mark(Some(&error));
                 for (_, done) in leases {
                     done(Err(super::store::StoreError(error.to_string())));
                 }
-                self.mark(Some(&error));
                 std::thread::sleep(IDLE.min(Duration::from_millis(50)));
                 false
             }
@@ -244,12 +249,15 @@ impl Writer {
         if self.shared.spilled.load(Ordering::Acquire) {
             self.read_spilled();
         }
-        if self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
+        if self.identified.elapsed() >= IDENTIFY {
+            self.identified = Instant::now();
             if self.file != identity(&self.shared.path) {
                 self.gone = true;
                 return self.mark(Some(&LedgerError::sql(&self.shared.path, &gone())));
             }
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
             let path = self.shared.path.clone();
             if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known) {
                 log::warn!("ledger: {error}");
@@ -326,6 +334,9 @@ impl Writer {
 
     /// An orderly end leaves no lease and no journal; any other leaves them to the next start.
     fn finish(mut self, done: bool) {
+        if self.file != identity(&self.shared.path) {
+            log::error!("ledger: {}: {}; its books are lost", self.shared.path.display(), gone());
+        }
         self.tidy(done);
         if !done || !self.shared.journal.is_done(self.committed) {
             log::warn!("ledger: not everything is committed; the next start reads the journal");

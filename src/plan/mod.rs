@@ -123,6 +123,7 @@ mod tests {
 
     fn target(id: &str, weight: u32) -> Target {
         Target {
+            habits: crate::catalog::Habits::default(),
             id: id.into(),
             provider: "p".into(),
             dialect: Dialect::OpenAi,

@@ -11,6 +11,7 @@ use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::route::{self, Endpoint, Route};
 use bytes::Bytes;
+use http::Version;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -176,6 +177,10 @@ impl Edge {
             admit::estimate(&self.gateway, endpoint, &model, &asked.fields, &received.body);
         let permit = admit::request(&self.gateway, &exchange.snapshot, caller, &model, tokens)?;
         let attempts = exchange.snapshot.attempts;
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no chunks: the end of the connection is the end of its answer.
+            session.downstream_session.set_keepalive(None);
+        }
         let control = held::wrap(
             &mut session.downstream_session,
             received.body.clone(),
@@ -195,6 +200,8 @@ impl Edge {
             tokens,
             limited: None,
             over_budget: None,
+            forbidden: false,
+            waited: Duration::ZERO,
             control,
             plan,
             next: 0,
@@ -270,7 +277,8 @@ fn path(header: &RequestHeader) -> Result<&str, Reject> {
     Ok(path.split(['?', '#']).next().unwrap_or(path))
 }
 
-fn draining() -> Reject {
+/// The refusal while the process ends.
+pub fn draining() -> Reject {
     Reject::new(Reason::Draining, "this gateway is shutting down. Try again: another takes over.")
         .retry_after(Duration::from_secs(1))
         .header("connection", "close")

@@ -4,7 +4,6 @@ use super::exchange::BodyFields;
 use crate::config::snapshot::{Model, Provider, Snapshot};
 use crate::keys::Caller;
 use crate::limits::{Demand, LimitName, Permit, Refusal};
-use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::scope::{Scope, ScopeKind};
 use crate::state::Gateway;
@@ -66,8 +65,7 @@ pub fn scopes<'a>(
 pub fn attempt(
     gateway: &Gateway,
     provider: &Provider,
-    candidate: &Candidate,
-    asked: &Model,
+    fallback: Option<&Model>,
     tokens: u64,
 ) -> Result<Permit, Refusal> {
     let mut demands = vec![Demand {
@@ -75,9 +73,9 @@ pub fn attempt(
         id: &provider.name,
         limits: provider.scope.limits,
     }];
-    if candidate.model.name != asked.name {
-        let limits = candidate.model.scope.limits;
-        demands.push(Demand { kind: ScopeKind::Model, id: &candidate.model.name, limits });
+    if let Some(model) = fallback {
+        let limits = model.scope.limits;
+        demands.push(Demand { kind: ScopeKind::Model, id: &model.name, limits });
     }
     let taken = gateway.limiter.admit(&demands, tokens, Instant::now());
     taken.inspect_err(|refusal| count(gateway, refusal))

@@ -3,15 +3,14 @@
 
 use super::admit;
 use super::authenticate::{self, Keys};
-use super::exchange::{
-    Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, UNTOLD_COOLDOWN, exhausted,
-};
+use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard};
+use super::exhausted::{UNTOLD_COOLDOWN, exhausted};
 use super::hold::{self, Money};
 use super::pledge::Pledge;
 use super::settle;
 use super::upstream::{body_for, peer};
 use crate::alerts::Alert;
-use crate::config::snapshot::{OnDisconnect, Provider, Snapshot, Target};
+use crate::config::snapshot::{Provider, Snapshot, Target};
 use crate::faults;
 use crate::keys::Caller;
 use crate::limits::Permit as LimitPermit;
@@ -34,49 +33,78 @@ const MAX_STALE: u32 = 1;
 /// # Errors
 /// The refusal that ends the request: nothing is left to try, or the key is gone.
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
-    let newest = gateway.live.snapshot();
     let team = exchange.team_label().to_owned();
     loop {
+        let newest = gateway.live.snapshot();
         let keys = Keys { snapshot: &newest, keyring: &gateway.keyring };
         let caller = still_admitted(keys, exchange.caller.as_deref())?;
         let call = exchange.call.as_mut().ok_or_else(missing)?;
-        let Some(next) = next(gateway, call, &newest) else {
-            return Err(nothing_left(call));
+        let Some(next) = next(gateway, call, &newest, &caller) else {
+            return Err(nothing_left(call, &caller));
         };
-        let began = Instant::now();
+        let asked = Instant::now();
         let (provider, candidate) = (next.provider.clone(), &next.candidate);
-        let money = Money { gateway, snapshot: &newest, caller: &caller, request: &exchange.id };
-        let held = match money.hold(call, candidate, &provider).await {
+        let until = asked + newest.admission_wait.saturating_sub(call.waited);
+        let request = &exchange.id;
+        let money = Money { gateway, snapshot: &newest, caller: &caller, request, until };
+        let held = money.hold(call, candidate, &provider).await;
+        call.waited += asked.elapsed();
+        let held = match held {
             Ok(held) => held,
             Err(hold::Short { reject, other_target_may_do: true }) => {
-                next.limits.refund(began);
                 call.over_budget = Some(Box::new(reject));
                 call.next += 1;
                 continue;
             }
-            Err(short) => {
-                next.limits.refund(began);
-                return Err(short.reject);
-            }
+            Err(short) => return Err(short.reject),
         };
+        if !is_in_force(gateway, &newest, &caller) {
+            // It has waited for money, and something has changed meanwhile: whose it is, which
+            // budgets there are, where the provider is.
+            held.hold.release();
+            continue;
+        }
         let labels = [provider.name.as_str(), &candidate.target.model, &team];
         let spent = gateway.metrics.cost_usd.with_label_values(&labels);
         let pledge = Pledge::new(held.hold, spent);
         faults::point("attempt");
-        begin(gateway, call, next, (pledge, held.clamped), began);
-        match gateway.resolver.resolve(&provider.host, provider.port).await {
+        begin(gateway, call, next, (pledge, held.clamped), Instant::now());
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        let within = provider.connect_timeout.min(left);
+        match gateway.resolver.resolve(&provider.host, provider.port, within).await {
             Ok(address) => return peer(&provider, address, call),
             Err(error) => {
                 let why = format!("`{}` doesn't resolve: {error}", provider.host);
                 fail(gateway, exchange, Failure::Connect(why));
+                if exchange.client_gone {
+                    return Err(Reject::new(Reason::InternalError, "the client has left"));
+                }
             }
         }
     }
 }
 
+/// Whether this is still the configuration, and this still the key.
+fn is_in_force(gateway: &Gateway, snapshot: &Snapshot, caller: &Arc<Caller>) -> bool {
+    let keys = Keys { snapshot, keyring: &gateway.keyring };
+    let now = authenticate::in_force(&caller.hash, keys, Utc::now());
+    gateway.live.peek().generation == snapshot.generation
+        && now.is_ok_and(|now| now.is_some_and(|now| Arc::ptr_eq(&now, caller)))
+}
+
 /// Why no target is left.
-fn nothing_left(call: &mut Call) -> Reject {
+fn nothing_left(call: &mut Call, caller: &Caller) -> Reject {
     if call.done.is_empty() {
+        if call.forbidden {
+            return Reject::new(
+                Reason::ModelNotAllowed,
+                format!(
+                    "the key `{}` may not use `{}` any more: its `models` list has changed.",
+                    caller.id, call.model.name
+                ),
+            )
+            .param("model");
+        }
         // The provider's limits or budgets, and nothing else, stood in the way.
         if let Some(refusal) = &call.limited {
             return admit::refused(refusal);
@@ -105,13 +133,25 @@ fn still_admitted(keys: Keys<'_>, caller: Option<&Caller>) -> Result<Arc<Caller>
 struct Next {
     candidate: Candidate,
     provider: Arc<Provider>,
-    limits: LimitPermit,
+    limits: Reserved,
     permits: (Permit, Permit),
+}
+
+/// What is taken of a provider's limits for an attempt that may not begin: given back then, also
+/// where nobody waits for it any more.
+struct Reserved(Option<LimitPermit>);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take() {
+            permit.refund(Instant::now());
+        }
+    }
 }
 
 /// The candidate to try now, if the bounds of the attempt loop leave one: the first in the plan
 /// that is neither cooling down nor left alone, and whose provider takes our credential.
-fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
+fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot, caller: &Caller) -> Option<Next> {
     // What seemed never to have been sent may have been.
     let made = u32::try_from(call.done.len()).unwrap_or(u32::MAX).saturating_add(call.stale);
     let now = Instant::now();
@@ -120,16 +160,24 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     }
     while let Some(candidate) = call.plan.get(call.next) {
         let target = &candidate.target;
-        if let Some(provider) = newest.providers.get(&target.provider) {
+        let allowed = may_use(caller, call, candidate);
+        call.forbidden |= !allowed;
+        let provider = newest.providers.get(&target.provider).filter(|_| allowed);
+        if let Some(provider) = provider {
             let credential = gateway.health.of(&provider.credential).admit(now);
             let permits = credential.and_then(|credential| {
                 gateway.health.of(&target.id).admit(now).map(|target| (target, credential))
             });
             match permits {
                 Ok(permits) => {
-                    match admit::attempt(gateway, provider, candidate, &call.model, call.tokens) {
+                    let fallback = candidate.model.name != call.model.name;
+                    let model = newest.models.get(&candidate.model.name);
+                    let model = model.unwrap_or(&candidate.model);
+                    let also = fallback.then_some(&**model);
+                    match admit::attempt(gateway, provider, also, call.tokens) {
                         Ok(limits) => {
                             let (candidate, provider) = (candidate.clone(), provider.clone());
+                            let limits = Reserved(Some(limits));
                             return Some(Next { candidate, provider, limits, permits });
                         }
                         Err(refusal) => call.limited = Some(refusal),
@@ -144,6 +192,16 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot) -> Option<Next> {
     None
 }
 
+/// Whether the key may use this model now: its list may have changed since it asked.
+fn may_use(caller: &Caller, call: &Call, candidate: &Candidate) -> bool {
+    let models = &caller.models;
+    match (&call.via, call.metered) {
+        (None, _) => models.allows(&candidate.model.name),
+        (Some(_), true) => models.allows(&candidate.target.id),
+        (Some(_), false) => models.allows(&format!("{}/", candidate.target.provider)),
+    }
+}
+
 fn begin(
     gateway: &Gateway,
     call: &mut Call,
@@ -151,7 +209,7 @@ fn begin(
     (pledge, clamped): (Pledge, Option<u64>),
     started: Instant,
 ) {
-    let Next { candidate, provider, limits, permits } = next;
+    let Next { candidate, provider, mut limits, permits } = next;
     if call.done.is_empty()
         && call.stale == 0
         && let Some(first) = call.plan.first().map(|first| first.target.clone())
@@ -170,18 +228,19 @@ fn begin(
     let inflight = InflightGuard::enter(gateway.metrics.inflight.with_label_values(&labels));
     let first_token = candidate.model.first_token_timeout;
     let until = first_token.map_or(call.deadline, |limit| call.deadline.min(started + limit));
-    // What can't be metered has nothing to wait for, and may have no end.
-    let drains = provider.on_disconnect == OnDisconnect::Drain && call.metered;
-    call.control.begin(until.into(), drains);
+    call.control.begin(until.into());
     call.current = Some(Attempt {
         candidate,
+        provider,
+        h2: false,
+        refused: false,
         started,
         at: Utc::now(),
         body,
         inflight,
         hold: Some(pledge),
         clamped,
-        limits,
+        limits: limits.0.take(),
         permits,
         failure: None,
         complaint: Vec::new(),

@@ -20,6 +20,9 @@ pub const CUT: ErrorType = Custom("Cut");
 /// The error at the end of an answer that is passed to nobody.
 const SWALLOWED: ErrorType = Custom("Swallowed");
 
+/// How long the body of an answer that nobody gets is waited for.
+const COMPLAINT: Duration = Duration::from_secs(1);
+
 /// The largest answer whose header is held back until its cost is known, in bytes.
 const MAX_HELD_ANSWER: usize = 1024 * 1024;
 
@@ -64,13 +67,17 @@ pub struct Left {
 }
 
 impl Control {
-    /// An attempt begins. The wait for its answer ends at `deadline`, with [`DEADLINE`]. `drains`:
-    /// the answer is read to its end, also when the client leaves.
-    pub fn begin(&self, deadline: Instant, drains: bool) {
+    /// An attempt begins. The wait for its answer ends at `deadline`, with [`DEADLINE`].
+    pub fn begin(&self, deadline: Instant) {
         let mut state = self.0.lock();
         state.deadline = Some(deadline);
-        state.drains = drains;
+        state.drains = false;
         state.lingers = false;
+    }
+
+    /// From now on the answer is read to its end, also when the client leaves.
+    pub fn drain(&self) {
+        self.0.lock().drains = true;
     }
 
     /// The answer has said its last word: what is behind it is read for a moment, also when the
@@ -96,6 +103,8 @@ impl Control {
     pub fn ended(&self) -> Option<Left> {
         let mut state = self.0.lock();
         state.deadline = None;
+        state.drains = false;
+        state.lingers = false;
         state.left
     }
 
@@ -113,7 +122,10 @@ impl Control {
 
     /// Passes nothing of the running attempt's answer on; its end is an error.
     pub fn swallow_answer(&self) {
-        self.0.lock().swallow = true;
+        let mut state = self.0.lock();
+        state.swallow = true;
+        let until = Instant::now() + COMPLAINT;
+        state.deadline = Some(state.deadline.map_or(until, |set| set.min(until)));
     }
 
     /// What the answer cost, in dollars, for its header.

@@ -6,13 +6,13 @@ use super::cork::Cork;
 use super::passthrough::Via;
 use super::pledge::Pledge;
 use crate::access_log::AttemptLine;
-use crate::config::snapshot::{Model, Snapshot};
+use crate::config::snapshot::{Model, Provider, Snapshot};
 use crate::keys::Caller;
 use crate::limits::{Permit as LimitPermit, Refusal};
 use crate::metrics::NONE;
 use crate::plan::Candidate;
 use crate::plan::health::{Blocked, Permit};
-use crate::reject::{Reason, Reject};
+use crate::reject::Reject;
 use crate::state::{ByteShare, Gateway, RunningGuard};
 use crate::units::{Dialect, NanoUsd, Usage, UsageSource};
 use crate::wire::marks::Marks;
@@ -20,7 +20,7 @@ use crate::wire::meter::{Meter, Report};
 use crate::wire::multipart::Form;
 use crate::wire::route::Endpoint;
 use crate::wire::scan::Fields;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use pingora_core::apps::ReusedHttpStream;
@@ -111,7 +111,16 @@ fn request_id() -> String {
     String::from_utf8_lossy(&id).into_owned()
 }
 
+/// Connections that take longer than this make it worth asking whether anybody still waits.
+const LATE: Duration = Duration::from_millis(20);
+
 impl Exchange {
+    /// Whether the running attempt began a while ago.
+    pub fn is_late(&self) -> bool {
+        let attempt = self.call.as_ref().and_then(|call| call.current.as_ref());
+        attempt.is_some_and(|attempt| attempt.started.elapsed() >= LATE)
+    }
+
     /// A request whose header has just been read.
     pub fn new(gateway: &Gateway) -> Self {
         Exchange {
@@ -171,6 +180,10 @@ pub struct Call {
     pub over_budget: Option<Box<Reject>>,
     /// The limit that kept a target from being tried, if one did.
     pub limited: Option<Refusal>,
+    /// How long it has waited for money so far.
+    pub waited: Duration,
+    /// The key may not use a target any more.
+    pub forbidden: bool,
     /// The body's share of the process's byte budget.
     pub share: ByteShare,
     /// Steers the wrapped downstream session.
@@ -211,6 +224,12 @@ pub enum BodyFields {
 pub struct Attempt {
     /// Where it goes.
     pub candidate: Candidate,
+    /// The provider, as it was when the attempt began.
+    pub provider: Arc<Provider>,
+    /// Its connection speaks HTTP/2.
+    pub h2: bool,
+    /// The provider says that it has not looked at it.
+    pub refused: bool,
     /// When it began.
     pub started: Instant,
     /// The same by the calendar: it decides the budget windows that it counts in.
@@ -224,7 +243,7 @@ pub struct Attempt {
     /// The cap that little money has put on each answer's output, in tokens.
     pub clamped: Option<u64>,
     /// What it has taken of its provider's limits.
-    pub limits: LimitPermit,
+    pub limits: Option<LimitPermit>,
     /// The target's permission, and that of the provider's credential.
     pub permits: (Permit, Permit),
     /// Why it failed, when a hook has found out.
@@ -243,8 +262,16 @@ pub struct Relay {
     pub meter: Meter,
     /// Whether the client is sent server-sent events.
     pub events: bool,
-    /// When the first byte of the body came.
+    /// The answer is compressed: what is in it is only looked at.
+    pub packed: bool,
+    /// It is compressed in a way that nothing is known of.
+    pub unread: bool,
+    /// When the first byte of the body came that goes to the client.
     pub first_byte: Option<Instant>,
+    /// When the answer began: for a stream, with its first event.
+    pub first_token: Option<Instant>,
+    /// What came before that, where the header waits for it: comments.
+    pub early: BytesMut,
     /// Body bytes sent on.
     pub bytes: u64,
     /// The upstream's own id of the request, for a support ticket.
@@ -329,7 +356,7 @@ pub struct AttemptRecord {
 
 impl AttemptRecord {
     /// As it stands in an error message.
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let what = match (&self.failure, self.status) {
             (Some(Failure::Connect(why) | Failure::Broken(why) | Failure::Interrupted(why)), _) => {
                 why.clone()
@@ -369,64 +396,4 @@ impl Drop for InflightGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
-}
-
-/// The refusal that sums up attempts which all failed, and targets that were passed over.
-pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Reject {
-    let reason = exhausted_reason(done, passed_over);
-    let what = match reason {
-        Reason::NoHealthyTarget => "every target of this model is left alone after failures",
-        Reason::UpstreamRateLimited => "every target of this model is rate limited",
-        Reason::UpstreamAuthFailed => {
-            "the provider refused the gateway's own credential; tell the gateway's operator"
-        }
-        _ => "no upstream gave an answer",
-    };
-    let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
-    let message = if attempts.is_empty() {
-        format!("{what}. Try again later.")
-    } else {
-        format!("{what}. Attempts: {}.", attempts.join("; "))
-    };
-    let reject = Reject::new(reason, message);
-    match reason {
-        Reason::UpstreamRateLimited | Reason::NoHealthyTarget => {
-            reject.retry_after(soonest(done, passed_over, now))
-        }
-        _ => reject,
-    }
-}
-
-fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
-    let all = |wanted: fn(&Failure) -> bool| {
-        done.iter().all(|record| record.failure.as_ref().is_some_and(wanted))
-    };
-    if done.is_empty() && !passed_over.iter().all(|blocked| blocked.cooling) {
-        return Reason::NoHealthyTarget;
-    }
-    if all(|failure| matches!(failure, Failure::Status(429, _))) {
-        return Reason::UpstreamRateLimited;
-    }
-    if all(|failure| matches!(failure, Failure::Status(401 | 403, _))) {
-        return Reason::UpstreamAuthFailed;
-    }
-    match done.last().and_then(|record| record.failure.as_ref()) {
-        Some(Failure::Cut) => Reason::Draining,
-        Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
-        Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
-        _ => Reason::UpstreamError,
-    }
-}
-
-/// A 429 that says nothing about when to come back is left alone for this long.
-pub const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
-
-/// When the first of the targets may be tried again.
-fn soonest(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Duration {
-    let limited = done.iter().filter_map(|record| match record.failure {
-        Some(Failure::Status(429, after)) => Some(after.unwrap_or(UNTOLD_COOLDOWN)),
-        _ => None,
-    });
-    let blocked = passed_over.iter().map(|blocked| blocked.until.saturating_duration_since(now));
-    limited.chain(blocked).min().unwrap_or(Duration::from_secs(1))
 }

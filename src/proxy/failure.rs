@@ -1,10 +1,12 @@
 //! What Pingora's errors mean: for the next attempt, and for the client.
 
+use super::accept;
 use super::attempt;
 use super::control::{CUT, DEADLINE};
-use super::exchange::{Exchange, Failure, exhausted};
+use super::exchange::{Exchange, Failure};
+use super::exhausted::exhausted;
 use super::settle::{CLIENT_LEFT, Head};
-use super::{held, relay, reply};
+use super::{held, relay, reply, settle};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use bytes::Bytes;
@@ -38,6 +40,21 @@ pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>
     error
 }
 
+/// Nobody waits any more for an attempt that has not been sent: it is none.
+pub fn abandoned(gateway: &Gateway, exchange: &mut Exchange, error: &Error) {
+    let cut = *error.etype() == CUT;
+    exchange.client_gone |= !cut;
+    if exchange.call.as_ref().is_some_and(|call| call.current.is_some()) {
+        let why = if cut { Failure::Cut } else { Failure::ClientGone };
+        attempt::fail(gateway, exchange, why);
+        return;
+    }
+    if cut {
+        exchange.refusal = Some(accept::draining());
+    }
+    settle::refund_unused(exchange);
+}
+
 /// Something failed between the connection and the end of the answer.
 pub fn proxying(
     gateway: &Gateway,
@@ -65,6 +82,15 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
     }
     let quick = attempt.as_ref().is_some_and(|attempt| attempt.started.elapsed() < STALE_WITHIN);
     let answered = attempt.as_ref().is_some_and(|attempt| attempt.relay.is_some());
+    let mut attempt = attempt;
+    let h2 = attempt.as_ref().is_some_and(|attempt| attempt.h2);
+    // A stream that the provider says it hasn't looked at. Pingora also tries again what a broken
+    // connection took with it, which may have been worked on.
+    let said = matches!(error.etype(), ErrorType::H2Error | ErrorType::H2Downgrade);
+    let refused = h2 && !answered && said && error.retry();
+    if let Some(attempt) = attempt.as_mut() {
+        attempt.refused = refused;
+    }
     // As long as no byte of the answer is there, another target may give it.
     let first = attempt.and_then(|attempt| attempt.relay.as_ref()?.first_byte);
     let begun = first.is_some() || session.response_written().is_some();
@@ -87,7 +113,8 @@ fn what(session: &Session, exchange: &mut Exchange, error: &Error, reused: bool)
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::Timeout,
         // A stream of HTTP/2 that is reset was heard of, unless the provider says that it wasn't.
         ErrorType::H2Error if !error.retry() => Failure::Broken(why),
-        _ if reused && quick && !answered => Failure::Stale,
+        // On HTTP/2 it may be at work on what was sent, unless it says that it isn't.
+        _ if reused && quick && !answered && (!h2 || refused) => Failure::Stale,
         _ => Failure::Broken(why),
     }
 }
@@ -150,7 +177,9 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) -> bool {
     let call = exchange.call.as_ref();
     let events = session.response_written().is_some_and(|header| {
         let value = header.headers.get("content-type").and_then(|value| value.to_str().ok());
-        value.is_some_and(|value| value.starts_with("text/event-stream"))
+        // Nothing can be put behind what is compressed.
+        !header.headers.contains_key("content-encoding")
+            && value.is_some_and(|value| value.starts_with("text/event-stream"))
     });
     if let Some(call) = call.filter(|_| events) {
         let cut = call.done.last().is_some_and(|record| record.failure == Some(Failure::Cut));

@@ -55,6 +55,20 @@ pub fn restore(session: &mut Box<ServerSession>, control: &Control) {
     }
 }
 
+/// Returns when nobody waits for an attempt to start any more: the client has left, or the process
+/// ends.
+pub async fn abandoned(session: &mut ServerSession) -> Box<Error> {
+    loop {
+        match session.read_body_or_idle(true).await {
+            Err(error) if *error.etype() == CUT => return error,
+            // A deadline is an attempt's.
+            Err(error) if *error.etype() == DEADLINE => std::future::pending().await,
+            Err(error) => return error.into_down(),
+            Ok(_) => std::future::pending().await,
+        }
+    }
+}
+
 struct HeldSession {
     inner: Box<ServerSession>,
     body: Bytes,
@@ -87,21 +101,24 @@ fn leave(inner: &ServerSession, control: &Control, why: &Error) -> bool {
     drains
 }
 
-/// What comes of the client: its leaving, unless the answer is drained.
+/// What comes of the client: its leaving, `None` if the answer is drained.
 async fn event(
     inner: &mut ServerSession,
     control: &Control,
     no_body_expected: bool,
     left: bool,
-) -> Result<Option<Bytes>> {
-    if !left {
-        match inner.read_body_or_idle(no_body_expected).await {
-            // One that has only stopped talking hears that nothing more comes.
-            Err(error) if leave(inner, control, &error) => inner.shutdown().await,
-            event => return event,
-        }
+) -> Option<Result<Option<Bytes>>> {
+    if left {
+        return std::future::pending().await;
     }
-    std::future::pending().await
+    match inner.read_body_or_idle(no_body_expected).await {
+        // One that has only stopped talking hears that nothing more comes.
+        Err(error) if leave(inner, control, &error) => {
+            inner.shutdown().await;
+            None
+        }
+        event => Some(event),
+    }
 }
 
 /// Returns when the deadline has passed; never, without one.
@@ -215,13 +232,19 @@ impl CustomSession for HeldSession {
     /// Pending until the client leaves, the deadline passes or the process ends: all are errors.
     /// Where the answer is drained, the first is not.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        let (deadline, left) = self.control.waits();
-        let HeldSession { inner, control, cut, .. } = self;
-        tokio::select! {
-            biased;
-            event = event(inner, control, no_body_expected, left) => event,
-            () = passed(deadline) => Err(Error::new_up(DEADLINE)),
-            _ = cut.wait_for(|cut| *cut) => Err(Error::new_up(CUT)),
+        loop {
+            let (deadline, left) = self.control.waits();
+            let HeldSession { inner, control, cut, .. } = &mut *self;
+            let event = tokio::select! {
+                biased;
+                event = event(inner, control, no_body_expected, left) => event,
+                () = passed(deadline) => Some(Err(Error::new_up(DEADLINE))),
+                _ = cut.wait_for(|cut| *cut) => Some(Err(Error::new_up(CUT))),
+            };
+            // Without one it has just left: what is waited for then may have another deadline.
+            if let Some(event) = event {
+                return event;
+            }
         }
     }
 

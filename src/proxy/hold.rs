@@ -1,7 +1,7 @@
 //! Money for an attempt: its worst case is held on every budget before a byte goes upstream.
 
 use super::exchange::Call;
-use super::worst::{Unbounded, Worst};
+use super::worst::{self, Unbounded, Worst};
 use super::{admit, upstream};
 use crate::alerts::Alert;
 use crate::budget::{Charge, Hold, Refusal};
@@ -13,7 +13,7 @@ use crate::scope::ScopeKind;
 use crate::state::Gateway;
 use crate::units::NanoUsd;
 use chrono::Utc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Whose money, and for which request.
 pub struct Money<'a> {
@@ -25,6 +25,8 @@ pub struct Money<'a> {
     pub caller: &'a Caller,
     /// The request's id.
     pub request: &'a str,
+    /// Until when other requests' holds are waited for.
+    pub until: Instant,
 }
 
 /// Output that is not worth asking for: fewer tokens than this, …
@@ -35,6 +37,9 @@ const USEFUL_PART: u64 = 10;
 
 /// How often a clamped hold is tried.
 const CLAMP_TRIES: usize = 8;
+
+/// What a refusal adds where most of the money is for input that nobody can see beforehand.
+const ADDED_INPUT: &str = " Its provider may add input by itself (tools that it runs, stored files, searches): bound that with max_uses or max_tool_calls, or have unseen_input_tokens set on the model.";
 
 /// There is too little money for an attempt.
 pub struct Short {
@@ -75,15 +80,18 @@ impl Money<'_> {
             return Err(unbounded(candidate, why));
         }
         let mut most = first.as_ref().map_or(NanoUsd(0), Worst::cost);
-        let mut refusal = match self.acquire(&charges, most).await? {
+        let crude = most;
+        let mut refusal = match self.acquire(&charges, most, false).await? {
             Ok(hold) => return Ok(Held { hold, clamped: None }),
             Err(refusal) => refusal,
         };
-        // The bytes of a body are a crude bound: look closer before the answer is no.
+        // The bytes of a body are a crude bound: look closer before anybody waits.
         let closer = if refusal.store_failed { None } else { worst(true).ok() };
         if let Some(closer) = closer.as_ref().map(Worst::cost).filter(|closer| *closer < most) {
             most = closer;
-            refusal = match self.acquire(&charges, most).await? {
+        }
+        if refusal.only_holds || most < crude {
+            refusal = match self.acquire(&charges, most, true).await? {
                 Ok(hold) => return Ok(Held { hold, clamped: None }),
                 Err(refusal) => refusal,
             };
@@ -112,7 +120,7 @@ impl Money<'_> {
             if cap < least {
                 break;
             }
-            match self.acquire(charges, worst.capped(cap)).await? {
+            match self.acquire(charges, worst.capped(cap), true).await? {
                 Ok(hold) => {
                     let labels = [refusal.kind.as_str()];
                     self.gateway.metrics.budget_clamped.with_label_values(&labels).inc();
@@ -138,6 +146,7 @@ impl Money<'_> {
             .map(|(kind, id, scope)| (kind, id, scope.budgets.as_slice()))
             .collect();
         let model = &candidate.model;
+        let model = self.snapshot.models.get(&model.name).unwrap_or(model);
         scopes.push((ScopeKind::Model, &model.name, &model.scope.budgets));
         scopes.push((ScopeKind::Provider, &provider.name, &provider.scope.budgets));
         scopes
@@ -149,19 +158,23 @@ impl Money<'_> {
         &self,
         charges: &[Charge<'_>],
         worst: NanoUsd,
+        waits: bool,
     ) -> Result<Result<Hold, Box<Refusal>>, Short> {
         let budgets = &self.gateway.budgets;
-        let wait = self.snapshot.admission_wait;
-        let holding = budgets.acquire(self.request, charges, worst, Utc::now, !wait.is_zero());
-        if let Ok(result) = tokio::time::timeout(wait.max(LEASE_WAIT), holding).await {
-            return Ok(result.map_err(Box::new));
+        if waits && self.until > Instant::now() {
+            let holding = budgets.acquire(self.request, charges, worst, Utc::now, true);
+            if let Ok(result) = tokio::time::timeout_at(self.until.into(), holding).await {
+                return Ok(result.map_err(Box::new));
+            }
         }
         // Whoever is in the way now is named.
-        let named = budgets.acquire(self.request, charges, worst, Utc::now, false);
-        match tokio::time::timeout(LEASE_WAIT, named).await {
-            Ok(result) => Ok(result.map_err(Box::new)),
-            Err(_) => Err(Short { reject: state_unavailable(), other_target_may_do: false }),
+        for _ in 0..LEASE_TRIES {
+            let named = budgets.acquire(self.request, charges, worst, Utc::now, false);
+            if let Ok(result) = tokio::time::timeout(LEASE_WAIT, named).await {
+                return Ok(result.map_err(Box::new));
+            }
         }
+        Err(Short { reject: state_unavailable(), other_target_may_do: false })
     }
 
     fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
@@ -173,7 +186,11 @@ impl Money<'_> {
             ScopeKind::Model => refusal.id != call.model.name,
             _ => false,
         };
-        Short { reject: refused(refusal, worst), other_target_may_do: own && !refusal.store_failed }
+        let mut reject = refused(refusal, worst);
+        if worst::adds_input(call) && !refusal.store_failed {
+            reject.message.push_str(ADDED_INPUT);
+        }
+        Short { reject, other_target_may_do: own && !refusal.store_failed }
     }
 
     /// A budget is used up before the last nano-dollar is spent: by the request that doesn't fit
@@ -187,15 +204,27 @@ impl Money<'_> {
     }
 }
 
-/// How long a request may wait for the store to extend its lease, even with `admission.wait: 0s`.
+/// How long a request may wait for the store to extend its lease, even with `admission.wait: 0s`: as
+/// long as the store itself waits for a locked database, …
 const LEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// … and once more, since the store may have found out meanwhile that it fails: then it isn't asked,
+/// and `state.on_failure` decides.
+const LEASE_TRIES: usize = 2;
 
 fn unbounded(candidate: &Candidate, why: Unbounded) -> Short {
     let (param, message) = match why {
         Unbounded::Output => (
             "max_tokens",
             format!(
-                "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens); the operator can set max_output_tokens on the model.",
+                "nothing bounds the output of `{}`, so nothing says what the request can cost. Send an output cap (max_tokens), where the endpoint knows one; the operator can set max_output_tokens on the model.",
+                candidate.model.name
+            ),
+        ),
+        Unbounded::Input => (
+            "max_tool_calls",
+            format!(
+                "a budget is set, and nothing bounds how much `{}` reads for its answer. Send max_tool_calls, where its provider knows that; the operator can set unseen_input_tokens on the model.",
                 candidate.model.name
             ),
         ),

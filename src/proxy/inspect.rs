@@ -60,7 +60,8 @@ pub fn framing(session: &ServerSession) -> Result<(), Reject> {
         }
     }
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
-        None | Some(b"identity" | b"") => Ok(()),
+        None => Ok(()),
+        Some(coding) if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") => Ok(()),
         Some(_) => Err(Reject::new(
             Reason::UnsupportedEncoding,
             "compressed request bodies are not understood. Send the body without Content-Encoding.",

@@ -8,6 +8,7 @@ mod authenticate;
 mod control;
 mod cork;
 mod exchange;
+mod exhausted;
 mod failure;
 mod held;
 mod hold;
@@ -26,18 +27,21 @@ mod worst;
 
 pub use exchange::ConnectionMark;
 
+use crate::config::snapshot::OnDisconnect;
 use crate::state::Gateway;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cork::Cork;
-use exchange::Exchange;
-use http::HeaderMap;
+use exchange::{Exchange, Failure};
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pledge::Pledge;
 use std::any::Any;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -84,15 +88,38 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         exchange: &mut Self::CTX,
     ) -> Result<bool> {
+        // A client that doesn't read keeps money, places and connections from others.
+        let patience = exchange.snapshot.server.idle_timeout;
+        session.downstream_session.set_write_timeout(Some(patience));
         self.accept(session, exchange).await
     }
 
     async fn upstream_peer(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         exchange: &mut Self::CTX,
     ) -> Result<Box<HttpPeer>> {
-        match attempt::start(&self.gateway, exchange).await {
+        if exchange.call.as_ref().is_some_and(|call| !call.done.is_empty() || call.stale > 0) {
+            // The last attempt may have failed after its client had left.
+            tokio::select! {
+                biased;
+                error = held::abandoned(&mut session.downstream_session) => {
+                    failure::abandoned(&self.gateway, exchange, &error);
+                    return Err(error);
+                }
+                () = std::future::ready(()) => {}
+            }
+        }
+        // It may have to wait, for money or for an address: not longer than anybody wants it.
+        let started = tokio::select! {
+            biased;
+            started = attempt::start(&self.gateway, exchange) => started,
+            error = held::abandoned(&mut session.downstream_session) => {
+                failure::abandoned(&self.gateway, exchange, &error);
+                return Err(error);
+            }
+        };
+        match started {
             Ok(peer) => Ok(Box::new(peer)),
             Err(reject) => {
                 settle::refund_unused(exchange);
@@ -121,7 +148,32 @@ impl ProxyHttp for Edge {
         upstream: &mut RequestHeader,
         exchange: &mut Self::CTX,
     ) -> Result<()> {
+        if upstream::has_moved(&self.gateway, exchange) {
+            // As with a connection that turns out to be dead: the next try has the right one.
+            if let Some(attempt) = exchange.call.as_mut().and_then(|call| call.current.as_mut()) {
+                attempt.failure = Some(Failure::Stale);
+            }
+            return Err(Error::new_up(ErrorType::Custom("ProviderMoved")));
+        }
         let mut header = upstream::header(&self.gateway, exchange, session.req_header())?;
+        if exchange.is_late() {
+            // Connecting has taken a while: is anybody still there?
+            tokio::select! {
+                biased;
+                error = held::abandoned(&mut session.downstream_session) => return Err(error),
+                () = std::future::ready(()) => {}
+            }
+        }
+        if let Some(call) = exchange.call.as_mut()
+            && let Some(attempt) = call.current.as_mut()
+        {
+            attempt.h2 = upstream.version == Version::HTTP_2;
+            attempt.hold.iter_mut().for_each(Pledge::send);
+            // What can't be metered has nothing to wait for, and may have no end.
+            if attempt.provider.on_disconnect == OnDisconnect::Drain && call.metered {
+                call.control.drain();
+            }
+        }
         header.set_version(upstream.version);
         *upstream = header;
         let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
@@ -159,11 +211,15 @@ impl ProxyHttp for Edge {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         header: &mut ResponseHeader,
         exchange: &mut Self::CTX,
     ) -> Result<()> {
-        relay::client_header(exchange, header)
+        relay::client_header(exchange, header)?;
+        if session.req_header().version < Version::HTTP_11 {
+            header.remove_header(&TRANSFER_ENCODING);
+        }
+        Ok(())
     }
 
     fn response_body_filter(

@@ -4,15 +4,17 @@
 //! any other. Reading the provider's model list bills nothing. Everything else is refused unless
 //! the operator has listed the path as unmetered.
 
-use crate::catalog::Price;
+use crate::catalog::{Habits, Price};
 use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
+use crate::scope::Limits;
 use crate::units::{Dialect, Tier};
 use crate::wire::route::{self, Endpoint, Route};
 use crate::wire::route_path::decode_id;
 use http::Method;
 use pingora_http::RequestHeader;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 /// Where a passed-through request goes.
@@ -140,7 +142,16 @@ fn is_forwarded(pair: &str, metered: bool) -> bool {
         && !["key", "access_token", "oauth_token", "fields", "callback"].contains(&name.as_str())
 }
 
-/// A model made up for one request: this provider's, at its own price.
+/// What bounds a made-up model's requests, in tokens; `None` for what says nothing.
+#[derive(Default)]
+struct Bounds {
+    output: Option<u64>,
+    window: Option<u64>,
+    unseen: Option<u64>,
+}
+
+/// A model made up for one request: this provider's, at its own price. A target that is configured
+/// is its model's, whose limits and budgets it is charged to.
 ///
 /// # Errors
 /// `model_not_allowed`, `unpriced_model`.
@@ -163,28 +174,39 @@ pub fn model(
         let bounds = configured.clone().map(|(model, _)| of(model));
         bounds.reduce(|one, other| Some(one?.max(other?))).flatten()
     };
-    let (output, window) = (bound(|model| model.max_output_tokens), bound(|m| m.context_window));
-    let dearest = configured.clone().max_by_key(|(_, target)| target.price.blended());
-    let target = match dearest {
-        Some((_, target)) => target.clone(),
-        None => from_catalogue(snapshot, provider, id).ok_or_else(|| {
-            Reject::new(
-                Reason::UnpricedModel,
-                format!(
-                    "`{}` has no known price. The operator can give it one: prices.file.",
-                    shown(&name)
-                ),
-            )
-            .param("model")
-        })?,
+    let bounds = Bounds {
+        output: bound(|model| model.max_output_tokens),
+        window: bound(|model| model.context_window),
+        unseen: bound(|model| model.unseen_input_tokens),
     };
-    Ok(made_up(name, target, output, window))
+    // Of several that are as dear, one with budgets, or limits, and always the same one.
+    let dearest = configured.clone().max_by_key(|(model, target)| {
+        let bounded = (!model.scope.budgets.is_empty(), model.scope.limits != Limits::default());
+        (target.price.blended(), bounded, Reverse(&model.name))
+    });
+    let (name, scope, target) = match dearest {
+        Some((model, target)) => (model.name.clone(), model.scope.clone(), target.clone()),
+        None => {
+            let target = from_catalogue(snapshot, provider, id).ok_or_else(|| {
+                Reject::new(
+                    Reason::UnpricedModel,
+                    format!(
+                        "`{}` has no known price. The operator can give it one: prices.file.",
+                        shown(&name)
+                    ),
+                )
+                .param("model")
+            })?;
+            (name, Scope::default(), target)
+        }
+    };
+    Ok(made_up(name, scope, target, bounds))
 }
 
 /// The model that an unmetered request is booked under; it costs nothing that is known.
 pub fn nothing(provider: &Provider) -> Arc<Model> {
     let target = target_of(provider, "-", Price::free(), Tier(0));
-    made_up(format!("{}/-", provider.name), Arc::new(target), None, None)
+    made_up(format!("{}/-", provider.name), Scope::default(), Arc::new(target), Bounds::default())
 }
 
 fn from_catalogue(snapshot: &Snapshot, provider: &Provider, id: &str) -> Option<Arc<Target>> {
@@ -206,6 +228,7 @@ fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target 
         provider: provider.name.clone(),
         dialect: provider.dialect,
         model: id.to_owned(),
+        habits: Habits::of(id),
         weight: 1,
         canary: None,
         price,
@@ -214,23 +237,19 @@ fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target 
     }
 }
 
-fn made_up(
-    name: String,
-    target: Arc<Target>,
-    max_output_tokens: Option<u64>,
-    context_window: Option<u64>,
-) -> Arc<Model> {
+fn made_up(name: String, scope: Scope, target: Arc<Target>, bounds: Bounds) -> Arc<Model> {
     Arc::new(Model {
         name,
         tier: target.tier,
         targets: vec![target],
         fallbacks: Vec::new(),
         fallback_written: false,
-        max_output_tokens,
-        context_window,
+        max_output_tokens: bounds.output,
+        context_window: bounds.window,
+        unseen_input_tokens: bounds.unseen,
         first_token_timeout: None,
         latency_budget: None,
-        scope: Scope::default(),
+        scope,
     })
 }
 

@@ -5,18 +5,20 @@ use crate::ledger::Row;
 use crate::units::NanoUsd;
 use prometheus::Counter;
 
-/// Money held for an attempt. Where nobody lives to settle it (a panic), the hold books its worst
-/// case, and the metric says so as well.
-#[must_use = "a pledge that is dropped is booked at its worst case"]
+/// Money held for an attempt. Where nobody lives to settle it (a panic, the end of the process), the
+/// hold books its worst case if the attempt was sent, and the metric says so as well.
+#[must_use = "a pledge that is dropped is booked at its worst case, once it was sent"]
 pub struct Pledge {
     hold: Option<Hold>,
     spent: Counter,
+    /// The provider may have heard of the attempt.
+    sent: bool,
 }
 
 impl Pledge {
     /// Of this hold; what it comes to is added to `spent`, in dollars.
     pub fn new(hold: Hold, spent: Counter) -> Self {
-        Pledge { hold: Some(hold), spent }
+        Pledge { hold: Some(hold), spent, sent: false }
     }
 
     /// The attempt ended and cost this much.
@@ -30,6 +32,16 @@ impl Pledge {
     /// What is held: nothing where nothing bounds the attempt, nor any budget.
     pub fn amount(&self) -> NanoUsd {
         self.hold.as_ref().map(Hold::amount).unwrap_or_default()
+    }
+
+    /// From now on the provider may hear of the attempt: dropped, it is booked.
+    pub fn send(&mut self) {
+        self.sent = true;
+    }
+
+    /// Whether the provider may have heard of it.
+    pub fn is_sent(&self) -> bool {
+        self.sent
     }
 
     /// The attempt was never made.
@@ -47,8 +59,10 @@ impl Pledge {
 
 impl Drop for Pledge {
     fn drop(&mut self) {
-        if let Some(hold) = self.hold.take() {
-            self.count(hold.amount());
+        match self.hold.take() {
+            Some(hold) if self.sent => self.count(hold.amount()),
+            Some(hold) => hold.release(),
+            None => {}
         }
     }
 }

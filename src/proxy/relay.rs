@@ -9,6 +9,7 @@ use crate::faults;
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::wire::meter::{End, Meter};
+use crate::wire::packed::Coding;
 use crate::wire::route::Endpoint;
 use crate::wire::{cooldown, errors};
 use bytes::{Bytes, BytesMut};
@@ -50,6 +51,9 @@ const MOST_OUTPUT: HeaderName = HeaderName::from_static("x-tollbar-max-output-to
 
 /// The most that is read of a 429's body.
 const MAX_COMPLAINT: usize = 64 * 1024;
+
+/// The most of a stream that waits for its first event, in bytes.
+const MAX_EARLY: usize = 64 * 1024;
 
 /// What a status from upstream means.
 enum Class {
@@ -101,20 +105,32 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         }
         return Err(Error::new_up(ErrorType::HTTPStatus(status)));
     }
+    // A transcript of silence may be empty.
+    let answers = metered && !endpoint.multipart();
+    if answers && header.status.is_success() && says_nothing(&header.headers) {
+        // Every other call that is metered has an answer: another target may give it.
+        attempt.failure = Some(Failure::Broken("its answer is empty".into()));
+        return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+    }
     let events = content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");
-    let coded = header.headers.contains_key(header::CONTENT_ENCODING);
+    let packing = packing(&header.headers);
+    let packed = packing != Packing::None;
     // Sound and what was heard in it look like anything.
     let sounds = endpoint.multipart() || endpoint == Endpoint::AudioSpeech;
     let meter = match (events, json) {
-        _ if coded || !metered => Meter::opaque(endpoint),
+        _ if packing == Packing::Unknown || !metered => Meter::opaque(endpoint),
         (false, false) if sounds => Meter::opaque(endpoint),
-        (true, _) => Meter::stream(endpoint, hide),
+        (true, _) => Meter::stream(endpoint, hide && !packed),
         // A stream that was asked for may come under the wrong label.
         (_, true) if !stream => Meter::json(endpoint),
         _ => Meter::unlabelled(endpoint),
     };
-    if events && hide && !coded {
+    let meter = match packing {
+        Packing::Known(coding) if metered => meter.packed(coding),
+        _ => meter,
+    };
+    if events && hide && !packed {
         // A chunk may be taken out: the length is not known any more.
         header.remove_header(&header::CONTENT_LENGTH);
     }
@@ -125,12 +141,16 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         status,
         meter,
         events,
+        packed,
+        unread: packing == Packing::Unknown,
         first_byte: None,
+        first_token: None,
+        early: BytesMut::new(),
         bytes: 0,
         upstream_id,
         report: None,
     });
-    if json && !stream && metered && header.status.is_success() && !coded {
+    if json && !stream && metered && header.status.is_success() && packing != Packing::Unknown {
         call.control.hold_answer();
     } else if waits && header.status.is_success() {
         // Another target may still give the answer.
@@ -143,6 +163,32 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
 fn hides_usage(call: &Call) -> bool {
     let asked = matches!(&call.fields, BodyFields::Json(fields) if fields.wants_usage());
     call.stream && asks_usage(call.endpoint) && !asked
+}
+
+fn says_nothing(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    None,
+    Known(Coding),
+    Unknown,
+}
+
+fn packing(headers: &HeaderMap) -> Packing {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let (Some(value), more) = (values.next(), values.next()) else {
+        return Packing::None;
+    };
+    let name = value.to_str().unwrap_or_default().trim();
+    match Coding::named(name) {
+        _ if more.is_some() => Packing::Unknown,
+        Some(coding) => Packing::Known(coding),
+        None if name.is_empty() || name.eq_ignore_ascii_case("identity") => Packing::None,
+        None => Packing::Unknown,
+    }
 }
 
 fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
@@ -244,7 +290,11 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         return;
     };
     let (endpoint, single) = (call.endpoint, worst::answers(call) == 1);
-    let Some(relay) = call.current.as_mut().and_then(|attempt| attempt.relay.as_mut()) else {
+    let Some(attempt) = call.current.as_mut() else {
+        return;
+    };
+    let waits = attempt.candidate.model.first_token_timeout.is_some();
+    let Some(relay) = attempt.relay.as_mut() else {
         return;
     };
     if relay.report.is_some() {
@@ -253,12 +303,21 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
     faults::point("relay");
     let (mut out, mut began) = (Bytes::new(), false);
     if let Some(chunk) = body.take().filter(|chunk| !chunk.is_empty()) {
-        if relay.first_byte.is_none() {
-            relay.first_byte = Some(Instant::now());
-            call.control.lift_deadline();
-            began = relay.status < 300;
-        }
         out = relay.meter.chunk(chunk);
+        if relay.first_token.is_none() && relay.meter.has_begun() {
+            relay.first_token = Some(Instant::now());
+        }
+        if relay.first_byte.is_none() {
+            if waits && relay.first_token.is_none() && relay.early.len() < MAX_EARLY {
+                relay.early.extend_from_slice(&out);
+                out = Bytes::new();
+            } else {
+                relay.first_byte = Some(Instant::now());
+                call.control.lift_deadline();
+                began = relay.status < 300;
+                out = join(relay.early.split().freeze(), out);
+            }
+        }
         if relay.events && single && relay.meter.awaits_usage() {
             // Many leave with the last word. What it has cost comes just behind; of several
             // answers others may go on.
@@ -269,12 +328,15 @@ pub fn body(gateway: &Gateway, exchange: &mut Exchange, body: &mut Option<Bytes>
         let closing = relay.meter.closing();
         let mut rest = relay.meter.end();
         let report = relay.meter.report();
-        if relay.events && report.end == End::Truncated {
+        if relay.events && !relay.packed && report.end == End::Truncated {
             let broken = interrupted(id, "the provider's stream ended before the answer did");
             // In place of what was held back: half an event is nothing that a client can read.
             rest = broken.event(closing, endpoint).into();
         }
-        out = join(out, rest);
+        out = join(relay.early.split().freeze(), join(out, rest));
+        if let Some(error) = relay.meter.unreadable() {
+            log::warn!("request {id}: a compressed answer can't be read ({error}): estimated");
+        }
         relay.report = Some(report);
     }
     relay.bytes += out.len() as u64;

@@ -1,11 +1,11 @@
 //! The gateway's own answers: refusals, the model list, health.
 
 use super::exchange::Exchange;
-use crate::reject::Reject;
+use crate::reject::{Reason, Reject};
 use crate::units::Dialect;
 use crate::wire::errors::{self, ErrorText};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
@@ -104,8 +104,19 @@ async fn finish(
     for (name, value) in identity(exchange)? {
         header.insert_header(name, value)?;
     }
-    drain(session).await;
-    session.write_response_header(Box::new(header), false).await?;
+    let stands_still = exchange
+        .refusal
+        .as_ref()
+        .is_some_and(|refusal| matches!(refusal.reason, Reason::RequestTimeout));
+    match stands_still {
+        true => session.set_keepalive(None),
+        false => drain(session).await,
+    }
+    let header_only = session.req_header().method == Method::HEAD;
+    session.write_response_header(Box::new(header), header_only).await?;
+    if header_only {
+        return Ok(());
+    }
     session.write_response_body(Some(Bytes::from(body)), true).await
 }
 

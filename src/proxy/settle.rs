@@ -87,7 +87,9 @@ pub fn attempt_failed(
 
 fn correct_attempt(attempt: &mut Attempt, record: &AttemptRecord) {
     let tokens = record.usage.input.unwrap_or(0).saturating_add(record.usage.output.unwrap_or(0));
-    attempt.limits.correct(tokens, Instant::now());
+    if let Some(limits) = &mut attempt.limits {
+        limits.correct(tokens, Instant::now());
+    }
 }
 
 /// The target answered, and its provider takes our credential.
@@ -112,7 +114,7 @@ fn book(
     if let Some(relay) = &attempt.relay {
         let report = relay.report.clone().unwrap_or_else(|| relay.meter.report());
         record.status = Some(relay.status);
-        record.first_token = relay.first_byte.map(|at| at.duration_since(attempt.started));
+        record.first_token = relay.first_token.map(|at| at.duration_since(attempt.started));
         record.bytes = relay.bytes;
         record.upstream_id.clone_from(&relay.upstream_id);
         // An error that says what it has used will be on the bill, too, …

@@ -20,6 +20,7 @@ use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,13 @@ fn wants_new_name(target: &Target) -> bool {
     official || reasoning(target.model.rsplit('/').next().unwrap_or(&target.model))
 }
 
+/// Streams that share a connection at most, …
+const H2_STREAMS: u16 = 100;
+
+/// … and the bytes of each that may wait for its client. All of them together don't fill what the
+/// connection may have: a client that doesn't read is in nobody else's way.
+const H2_WINDOW: u32 = 256 * 1024;
+
 pub fn peer(
     provider: &Provider,
     address: std::net::SocketAddr,
@@ -144,7 +152,9 @@ pub fn peer(
     options.total_connection_timeout = Some(provider.connect_timeout.min(left));
     options.read_timeout = Some(provider.read_timeout);
     options.idle_timeout = Some(Duration::from_secs(60));
-    options.max_h2_streams = 100;
+    options.max_h2_streams = usize::from(H2_STREAMS);
+    options.h2_stream_window_size = Some(H2_WINDOW);
+    options.h2_connection_window_size = Some(H2_WINDOW * (u32::from(H2_STREAMS) + 1));
     options.alpn = match provider.http2 {
         Http2::Auto if provider.tls => ALPN::H2H1,
         Http2::Auto | Http2::Never => ALPN::H1,
@@ -170,6 +180,19 @@ pub fn peer(
     }
     peer.group_key = hasher.finish();
     Ok(peer)
+}
+
+/// Whether a reload has given the provider another address since the running attempt began to
+/// connect: what goes to it now, a new credential above all, is not for the old one.
+pub fn has_moved(gateway: &Gateway, exchange: &Exchange) -> bool {
+    let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
+    let Some(old) = attempt.map(|attempt| &attempt.provider) else { return false };
+    let newest = gateway.live.peek();
+    newest.providers.get(&old.name).is_none_or(|new| {
+        !Arc::ptr_eq(new, old)
+            && (new.tls, &new.host, new.port, &new.ca_file)
+                != (old.tls, &old.host, old.port, &old.ca_file)
+    })
 }
 
 /// The header of the upstream request, built anew: nothing of the client's goes through unless

@@ -20,18 +20,20 @@ const BYTES_PER_SOUND_TOKEN: u64 = 160;
 /// A request that was sent and never answered may have been worked on, and be billed: its input
 /// is booked as an estimate.
 pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
-    let may_have_run = matches!(
-        record.failure,
-        Some(
-            Failure::Broken(_)
-                | Failure::Timeout
-                | Failure::FirstToken
-                | Failure::Deadline
-                | Failure::ClientGone
-                | Failure::Cut
-                | Failure::Stale
-        )
-    );
+    let sent = attempt.hold.as_ref().is_none_or(Pledge::is_sent) && !attempt.refused;
+    let may_have_run = sent
+        && matches!(
+            record.failure,
+            Some(
+                Failure::Broken(_)
+                    | Failure::Timeout
+                    | Failure::FirstToken
+                    | Failure::Deadline
+                    | Failure::ClientGone
+                    | Failure::Cut
+                    | Failure::Stale
+            )
+        );
     let billed = exchange.endpoint.is_none_or(Endpoint::is_billed);
     if may_have_run && billed && record.status.is_none() {
         record.usage.input = Some(tokens(attempt.body.len() as u64));
@@ -64,7 +66,12 @@ pub fn charged(
     // Who says what it bills knows better than a catalogue, but not than the operator; and what the
     // catalogue comes to may still be more.
     let said = report.usage.billed.filter(|_| price.is_listed()).unwrap_or_default().min(MAX_COST);
-    let cost_of_all = cost(&record.usage);
+    let mut used = record.usage;
+    if report.usage.billed.is_none() && attempt.candidate.target.habits.searches {
+        // It has searched before it answered, and doesn't say so.
+        used.web_searches = used.web_searches.or(used.output.is_some_and(|n| n > 0).then_some(1));
+    }
+    let cost_of_all = cost(&used);
     match record.source {
         UsageSource::Estimated => guessed(attempt, cost_of_all).max(cost(&report.usage)),
         _ => cost_of_all,
@@ -110,8 +117,10 @@ pub fn consumed(
     unreported: u64,
 ) -> (Usage, UsageSource) {
     let mut usage = report.usage;
-    let cut =
-        failure.is_some() && usage.output.is_none_or(|n| n.saturating_mul(16) < report.text_bytes);
+    let whole = report.end == End::Complete;
+    let cut = failure.is_some()
+        && !whole
+        && usage.output.is_none_or(|n| n.saturating_mul(16) < report.text_bytes);
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
     let makes = exchange.call.as_ref().is_none_or(|call| admit::makes_output(call.endpoint));
     // Of a stream text alone is counted: what was sent has used something. A whole answer has a
@@ -147,8 +156,19 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
         endpoint => {
             let asked = admit::output(endpoint, &attempt.candidate.model, &call.fields);
             let each = attempt.clamped.map(|cap| cap.saturating_mul(worst::answers(call)));
-            let most = asked.into_iter().chain(each).min().unwrap_or(u64::MAX);
-            tokens(report.text_bytes).min(most)
+            let most = asked.into_iter().chain(each).min();
+            let unread = attempt
+                .relay
+                .as_ref()
+                .is_some_and(|relay| relay.unread || relay.meter.unreadable().is_some());
+            if unread && call.metered && report.text_bytes > 0 {
+                // How much it says nobody knows.
+                let target = &attempt.candidate.target;
+                let largest = worst::largest_output(call, &attempt.candidate.model, target);
+                let largest = largest.map(|each| each.saturating_mul(worst::answers(call)));
+                return most.or(largest).unwrap_or(report.text_bytes);
+            }
+            tokens(report.text_bytes).min(most.unwrap_or(u64::MAX))
         }
     }
 }

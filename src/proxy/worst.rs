@@ -24,8 +24,17 @@ const PICTURE: [(Dialect, u64); 3] =
 /// The most that any of them counts.
 const MOST_PICTURE: u64 = 48_169;
 
-/// Searches that a provider makes for one request at most, where it may search at all.
+/// Searches that a provider makes for one request at most, where it may search at all and the
+/// request doesn't say how often.
 const MOST_SEARCHES: u64 = 10;
+
+/// The same of a model that does research: some dozens are usual.
+const RESEARCHES: u64 = 100;
+
+/// How often a provider runs a model for one request whose tools it runs itself: Anthropic pauses
+/// the turn then (its guide on stop reasons). The others publish no bound; they are taken to do the
+/// same where the request has none.
+const MOST_ROUNDS: u64 = 10;
 
 /// Tokens that a picture made by OpenAI's first image models has at most. The dearest on its price
 /// list are $0.25 at $40 per million (gpt-image-1) and $0.20 at $32 (gpt-image-1.5), both in high
@@ -50,6 +59,8 @@ pub struct Worst<'a> {
 pub enum Unbounded {
     /// Its output has no end.
     Output,
+    /// It works on for as long as it likes, reading more and more.
+    Input,
     /// The provider may draw pictures on the way, and doesn't say how many tokens they have.
     Pictures,
     /// A faster service is asked for, and nobody has said what it costs.
@@ -90,8 +101,8 @@ impl<'a> Worst<'a> {
                 largest.saturating_mul(answers(call))
             }
         };
-        let input = input(call, model, target, exact);
-        let searches = if marks(call).beyond.search { MOST_SEARCHES } else { 0 };
+        let input = input(call, model, target, exact)?;
+        let searches = searches(call, target);
         let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
         Ok(Worst {
             target,
@@ -142,6 +153,44 @@ impl<'a> Worst<'a> {
     }
 }
 
+/// How often the provider runs its own tools for the request at most, where the request says so in
+/// a way that this provider heeds.
+fn tool_calls(call: &Call, target: &Target) -> Option<u64> {
+    let loops = marks(call).beyond.loops;
+    let maker = target.card.as_ref().map(|card| card.provider.as_str());
+    match (target.dialect, call.endpoint) {
+        (Dialect::Anthropic, _) if loops.any() && maker == Some("anthropic") => loops.uses(),
+        (Dialect::OpenAi, Endpoint::Responses) if matches!(maker, Some("openai" | "azure")) => {
+            loops.calls()
+        }
+        _ => None,
+    }
+}
+
+/// How often the model is run for the request at most, each time with all of its input.
+fn rounds(call: &Call, target: &Target) -> Result<u64, Unbounded> {
+    let said = tool_calls(call, target).map(|calls| calls.saturating_add(1));
+    if target.habits.researches {
+        return said.ok_or(Unbounded::Input);
+    }
+    Ok(match target.dialect {
+        _ if !marks(call).beyond.loops.any() => 1,
+        // What it finds is no input of a next round.
+        Dialect::Gemini => 1,
+        Dialect::Anthropic => said.unwrap_or(MOST_ROUNDS).min(MOST_ROUNDS),
+        Dialect::OpenAi => said.unwrap_or(MOST_ROUNDS),
+    })
+}
+
+/// Searches that may have to be paid for.
+fn searches(call: &Call, target: &Target) -> u64 {
+    let unsaid = if target.habits.researches { RESEARCHES } else { MOST_SEARCHES };
+    match marks(call).beyond.search || target.habits.searches {
+        true => tool_calls(call, target).unwrap_or(unsaid),
+        false => 0,
+    }
+}
+
 /// What a request asks for that has no known price at this target.
 fn unpriceable(call: &Call, target: &Target) -> Option<Unbounded> {
     let beyond = marks(call).beyond;
@@ -182,7 +231,7 @@ fn output_is_free(target: &Target) -> bool {
 }
 
 /// What one answer can have at most.
-fn largest_output(call: &Call, model: &Model, target: &Target) -> Option<u64> {
+pub fn largest_output(call: &Call, model: &Model, target: &Target) -> Option<u64> {
     if call.endpoint == Endpoint::ImageGenerations {
         return None;
     }
@@ -198,6 +247,11 @@ pub fn image_output(id: &str) -> Option<u64> {
     known.then_some(PICTURE_MADE)
 }
 
+/// Whether a provider may add input to the request's.
+pub fn adds_input(call: &Call) -> bool {
+    marks(call).beyond.unseen
+}
+
 /// Looked for once, however many attempts there are. Forms have fields for what they can ask for.
 fn marks(call: &Call) -> Marks {
     if !matches!(call.fields, BodyFields::Json(_)) {
@@ -206,20 +260,31 @@ fn marks(call: &Call) -> Marks {
     *call.marks.get_or_init(|| marks::of(&call.body))
 }
 
-fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> u64 {
+fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> Result<u64, Unbounded> {
     let window = target.card.as_ref().and_then(|card| card.max_input_tokens);
     let window = window.or(model.context_window);
     let bytes = call.body.len() as u64;
     if !call.endpoint.is_billed() {
-        return 0;
+        return Ok(0);
     }
     if !matches!(call.fields, BodyFields::Json(_)) {
         // Sound has far fewer tokens than bytes: what doesn't fit is not heard.
-        return bytes.min(window.unwrap_or(bytes));
+        return Ok(bytes.min(window.unwrap_or(bytes)));
     }
     let marks = marks(call);
     let seen = if exact || marks.picture { contents(call, target, exact) } else { bytes };
-    if marks.beyond.unseen { seen.max(window.unwrap_or(u64::MAX)) } else { seen }
+    if !(marks.beyond.unseen || target.habits.reads) {
+        return Ok(seen);
+    }
+    // Nobody pays for it, or the operator has said what it may come to.
+    if target.price.free {
+        return Ok(seen);
+    }
+    if let Some(agreed) = model.unseen_input_tokens {
+        return Ok(seen.max(agreed));
+    }
+    let most = window.unwrap_or(u64::MAX).saturating_mul(rounds(call, target)?);
+    Ok(seen.max(most))
 }
 
 /// Whether a prompt may have more than so many tokens, at whatever target: looked at more closely

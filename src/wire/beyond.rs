@@ -5,13 +5,14 @@
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
+use super::loops::{Loops, limit};
 use super::nest::MAX_DEPTH;
 use super::text_len::WRITTEN;
 use super::walk;
 
 /// Names and values that begin so stand for input that the gateway can't see, or whose bytes don't
 /// bound it (a page of a document is a picture, too). Written in any case, with or without `_`.
-const UNSEEN: [&str; 23] = [
+const UNSEEN: [&str; 25] = [
     "previous_response_id",
     "item_reference",
     "file_id",
@@ -33,6 +34,8 @@ const UNSEEN: [&str; 23] = [
     "mcp",
     "data_source",
     "input_file",
+    "programmatic_tool_calling",
+    "multi_agent",
     "video",
     "data:video",
 ];
@@ -42,7 +45,7 @@ const UNSEEN_EXACTLY: [&str; 6] =
     ["conversation", "container", "document", "document_url", "file", "retrieval"];
 
 /// Searches by a provider: they add input, and may have a price of their own.
-const SEARCH: [&str; 14] = [
+const SEARCH: [&str; 15] = [
     "web_search",
     "enterprise_web_search",
     "google_search",
@@ -57,7 +60,41 @@ const SEARCH: [&str; 14] = [
     "plugins",
     "openrouter:web",
     "wolfram_alpha",
+    "pmpt_",
 ];
+
+/// Tools that a provider runs by itself, once or many times: after each time the model reads all of
+/// its input again, and what the tool has said. Only as tools, not as what some tool once said.
+const LOOPS: [&str; 17] = [
+    "web_search",
+    "web_fetch",
+    "visit_website",
+    "code_execution",
+    "code_interpreter",
+    "container_auto",
+    "container_reference",
+    "file_search",
+    "x_search",
+    "collections_search",
+    "browser_search",
+    "browser_automation",
+    "mcp",
+    "openrouter:web",
+    "programmatic_tool_calling",
+    "multi_agent",
+    // A prompt that is stored may have any of them.
+    "pmpt_",
+];
+
+/// The tools whose `max_uses` is all that they are run. Later ones run code on their own account
+/// (Anthropic's release notes of 2026-02), as often as they like.
+const COUNTED: [&[u8]; 2] = [b"web_search_20250305", b"web_fetch_20250910"];
+
+/// One search, and no tool.
+const ONCE: &str = "web_search_options";
+
+/// What was said before: tools aren't declared in it, but in lists of them.
+const SAID: [&[u8]; 5] = [b"messages", b"input", b"contents", b"system", b"instructions"];
 
 /// Pictures made on the way to an answer. Their tokens aren't among the answer's.
 const DRAWS: [&str; 2] = ["image_generation", "openrouter:image_generation"];
@@ -105,11 +142,22 @@ pub struct Beyond {
     pub draws: bool,
     /// Another model may work for it.
     pub others: bool,
+    /// Tools that the provider runs in a loop.
+    pub loops: Loops,
+    /// What is read now was said before.
+    said: bool,
 }
 
 impl Beyond {
     /// Whatever there is.
-    pub const ALL: Beyond = Beyond { unseen: true, search: true, draws: true, others: true };
+    pub const ALL: Beyond = Beyond {
+        unseen: true,
+        search: true,
+        draws: true,
+        others: true,
+        loops: Loops { tools: 1, bounded: 0, uses: 0, calls: None },
+        said: false,
+    };
 }
 
 /// Words without one of which nothing is asked for, as they begin a string in a body.
@@ -166,11 +214,30 @@ impl Beyond {
     /// Takes an object that is a member of that name, or in a list of that name.
     fn object(&mut self, cursor: &mut Cursor, name: &[u8], depth: usize) -> Result<(), ScanError> {
         let (mut id, mut described) = (false, false);
+        let (mut own, mut uses) = (0, None);
         walk::members(cursor, |cursor, member| {
             id |= member == b"id";
             described |= matches!(member, b"type" | b"role" | b"content");
-            self.member(cursor, member, depth + 1)
+            let top = depth == 0;
+            if member == b"max_uses" {
+                uses = limit(uses, walk::count(&mut cursor.clone())?);
+            } else if top && member == b"max_tool_calls" {
+                self.loops.calls = limit(self.loops.calls, walk::count(&mut cursor.clone())?);
+            }
+            let (tools, said) = (self.loops.tools, self.said);
+            self.said = member != b"tools" && (said || (top && SAID.contains(&member)));
+            let counted = member == b"type" && is_counted(&mut cursor.clone());
+            self.member(cursor, member, depth + 1)?;
+            self.said = said;
+            if counted {
+                own += self.loops.tools - tools;
+            }
+            Ok(())
         })?;
+        if let Some(uses) = uses.flatten().filter(|_| own > 0) {
+            self.loops.bounded += own;
+            self.loops.uses = self.loops.uses.saturating_add(uses);
+        }
         // An item of the input, or a sound, that only its provider has.
         self.unseen |= id && !described && matches!(name, b"input" | b"audio");
         Ok(())
@@ -193,6 +260,9 @@ impl Beyond {
         self.search |= more.search;
         self.draws |= more.draws;
         self.others |= more.others;
+        if !self.said {
+            self.loops.tools += more.loops.tools;
+        }
     }
 
     /// What a name or a value stands for.
@@ -206,8 +276,16 @@ impl Beyond {
             UNSEEN_EXACTLY.iter().any(|all| starts(word, all) && len == letters(all).count());
         let unseen = search || packed || exactly || begins(&UNSEEN);
         let draws = DRAWS.iter().any(|all| starts(word, all) && len == letters(all).count());
-        Beyond { unseen, search, draws, others: begins(&OTHERS) }
+        let loops =
+            Loops { tools: u64::from(begins(&LOOPS) && !starts(word, ONCE)), ..Loops::default() };
+        Beyond { unseen, search, draws, others: begins(&OTHERS), loops, said: false }
     }
+}
+
+/// Whether the value is a tool that is run no more often than it says.
+fn is_counted(cursor: &mut Cursor) -> bool {
+    let tool = if cursor.peek() == Some(b'"') { cursor.string().ok() } else { None };
+    tool.is_some_and(|tool| COUNTED.contains(&&*tool.name()))
 }
 
 /// Whether a string begins so, in any case, and however its letters are escaped.
@@ -253,145 +331,4 @@ fn letters(listed: &str) -> impl Iterator<Item = u8> {
 fn starts(word: &[u8], listed: &str) -> bool {
     let mut word = word.iter();
     letters(listed).all(|byte| word.next() == Some(&byte))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn asked(body: &Value) -> (bool, bool, bool) {
-        let found = of(body.to_string().as_bytes()).unwrap();
-        assert!(!found.others, "{body}");
-        (found.unseen, found.search, found.draws)
-    }
-
-    #[test]
-    fn what_is_asked_for_is_found_in_every_dialect() {
-        let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
-        for body in [
-            json!({"previous_response_id": "resp_1"}),
-            json!({"conversation": {"id": "conv_1"}}),
-            json!({"input": [{"type": "item_reference", "id": "msg_1"}]}),
-            json!({"input": [{"id": "msg_1"}]}),
-            json!({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}),
-            json!({"container": "container_1"}),
-            json!({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}),
-            json!({"messages": [{"role": "system", "content": "fileid://file-fe-1"}]}),
-            json!({"prompt": {"id": "pmpt_1"}}),
-            json!({"tools": [{"type": "mcp", "server_url": "https://example.com"}]}),
-            json!({"mcp_servers": [{"type": "url", "url": "https://example.com"}]}),
-            json!({"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}),
-            json!({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}),
-            json!({"tools": [{"fileSearch": {}}]}),
-            json!({"tools": [{"type": "retrieval"}]}),
-            json!({"compound_custom": {"tools": {"enabled_tools": ["code_interpreter"]}}}),
-            json!({"data_sources": [{"type": "azure_search"}]}),
-            json!({"cachedContent": "cachedContents/1"}),
-            json!({"contents": [{"parts": [{"fileData": {"fileUri": "https://example.com"}}]}]}),
-            json!({"contents": [{"parts": [{"inlineData": {"mimeType": "application/pdf"}}]}]}),
-            json!({"contents": [{"parts": [{"inline_data": {"mime_type": "video/mp4"}}]}]}),
-            part(json!({"type": "document", "source": {"type": "text", "data": "x"}})),
-            part(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,A"}})),
-            part(json!({"type": "image", "source": {"type": "file", "file_id": "file_1"}})),
-            part(json!({"type": "video_url", "video_url": {"url": "https://example.com"}})),
-            part(json!({"type": "tool_result", "content": [{"type": "document"}]})),
-        ] {
-            assert_eq!(asked(&body), (true, false, false), "{body}");
-        }
-        for body in [
-            json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
-            json!({"web_search_options": {}}),
-            json!({"tools": [{"googleSearch": {}}]}),
-            json!({"tools": [{"google_search_retrieval": {}}]}),
-            json!({"tools": [{"enterpriseWebSearch": {}}]}),
-            json!({"tools": [{"googleMaps": {}}]}),
-            json!({"plugins": [{"id": "web"}]}),
-            json!({"search_parameters": {"mode": "on"}}),
-            json!({"enable_search": true}),
-            json!({"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}),
-            json!({"tools": [{"type": "openrouter:web_search"}]}),
-            json!({"tools": [{"type": "x_search"}]}),
-            json!({"tools": [{"type": "browser_search"}]}),
-            json!({"Web_Search_Options": {}}),
-        ] {
-            assert_eq!(asked(&body), (true, true, false), "{body}");
-        }
-        assert_eq!(asked(&json!({"tools": [{"type": "image_generation"}]})), (false, false, true));
-    }
-
-    #[test]
-    fn other_models_are_named() {
-        for kind in ["advisor_20260301", "openrouter:advisor"] {
-            let body = json!({"tools": [{"type": kind, "name": "advisor", "model": "dear"}]});
-            assert!(of(body.to_string().as_bytes()).unwrap().others, "{body}");
-        }
-    }
-
-    #[test]
-    fn names_of_ones_own_and_texts_ask_for_nothing() {
-        let schema = json!({"type": "object", "properties": {
-            "document": {"type": "string"}, "file_id": {"enum": ["web_search"]}, "plugins": {}}});
-        let called = json!({"document": "d", "plugins": ["web_search"], "type": "mcp"});
-        for body in [
-            json!({"tools": [{"type": "function", "function":
-                {"name": "web_search", "description": "mcp", "parameters": schema}}]}),
-            json!({"tools": [{"type": "function", "name": "mcp__docs__find", "parameters": schema}]}),
-            json!({"tools": [{"name": "web_fetch", "input_schema": schema,
-                "input_examples": [called]}]}),
-            json!({"tools": [{"functionDeclarations": [{"name": "google_search",
-                "parameters": schema, "responseJsonSchema": schema}]}]}),
-            json!({"tool_choice": {"type": "function", "function": {"name": "file_search"}}}),
-            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}),
-            json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}),
-            json!({"generationConfig": {"responseMimeType": "application/json",
-                "responseSchema": schema}}),
-            json!({"metadata": {"conversation": "c", "file_id": "f"}}),
-            json!({"messages": [{"role": "user", "content": "web_search"},
-                {"role": "assistant", "content": [{"type": "tool_use", "id": "t",
-                    "name": "mcp__docs__find", "input": called}]},
-                {"role": "user", "content": [{"type": "text", "text": "file_search \"document\""}]}]}),
-            json!({"messages": [{"role": "assistant", "tool_calls": [{"type": "function",
-                "function": {"name": "web_search", "arguments": "{\"document\":1}"}}]}]}),
-            json!({"contents": [{"parts": [{"functionCall": {"name": "mcp_x", "args": called}}]},
-                {"parts": [{"functionResponse": {"name": "mcp_x", "response": called}}]}]}),
-            json!({"input": ["web_search", "document"], "prompt": ["mcp"]}),
-            json!({"previous_response_id": null, "conversation": null, "mcp_servers": [],
-                "plugins": [], "enable_search": false, "cached_content": ""}),
-            json!({"task_type": "RETRIEVAL_DOCUMENT", "documents": ["a"]}),
-            json!({"messages": [{"role": "user", "content": [{"type": "tool_result",
-                "tool_use_id": "web_search:0", "content": [{"type": "tool_reference",
-                "tool_name": "mcp__docs__find"}]}]}]}),
-            json!({"input": [{"type": "function_call", "id": "fc_1", "namespace": "mcp__docs"},
-                {"type": "local_shell_call", "action": {"command": ["file", "document"]}},
-                {"type": "image_generation_call", "id": "ig_1"}]}),
-            json!({"include": ["file_search_call.results"], "stop_sequences": ["document"]}),
-            json!({"messages": [{"content": [{"type": "thinking", "signature": "mcpA+b/"}]}]}),
-            json!({"guided_json": {"type": "object", "properties": {"document": {}}}}),
-        ] {
-            assert_eq!(asked(&body), (false, false, false), "{body}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_read_as_the_provider_reads_it() {
-        let hidden = br#"{"\u0066ile_id":"f"}"#;
-        assert!(of(hidden).unwrap().unseen);
-        assert!(of(br#"{"a":{"mimeType":"application\/pdf"}}"#).unwrap().unseen);
-        for escaped in [r"fileid:\/\/x", r"\u0066ileid:x", r"FileID\u003ax"] {
-            let body = format!(r#"{{"messages":[{{"content":"{escaped}"}}]}}"#);
-            assert!(of(body.as_bytes()).unwrap().unseen, "{body}");
-        }
-        for text in [r"\file", r"\nfileid:", "fileid", r"\u2028fileid:", "", r"\ud83d\ude00"] {
-            let body = format!(r#"{{"messages":[{{"content":"{text}"}}]}}"#).replace(r"\f", r"\\f");
-            assert!(!of(body.as_bytes()).unwrap().unseen, "{body}");
-        }
-        // Twice: whichever the provider takes.
-        assert!(of(br#"{"file_id":"f","file_id":null}"#).unwrap().unseen);
-        for broken in ["{\"a\":", "x", "{} {}"] {
-            assert_eq!(of(broken.as_bytes()), None);
-        }
-        let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
-        assert_eq!(of(deep.as_bytes()), None);
-    }
 }

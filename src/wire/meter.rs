@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::units::Dialect;
 
 use super::hold::Hold;
+use super::packed::{Coding, Packed};
 use super::route::Endpoint;
 use super::seen::{Seen, Verdict};
 use super::sse::{Event, SseParser};
@@ -31,6 +32,7 @@ enum How {
         tap: Tap,
     },
     Opaque,
+    Packed(Box<Packed>),
     /// Not labelled as what it is, perhaps: its first byte will tell.
     Unlabelled,
 }
@@ -63,6 +65,16 @@ impl Meter {
     /// For what can't be read (audio, plain text): only counts bytes.
     pub fn opaque(endpoint: Endpoint) -> Meter {
         Meter::new(endpoint, How::Opaque)
+    }
+
+    /// For an answer like that, compressed: what it is metered by is in it, but nothing can be taken
+    /// out of it or put behind it.
+    pub fn packed(self, coding: Coding) -> Meter {
+        let endpoint = self.endpoint;
+        match Packed::new(coding, self) {
+            Ok(packed) => Meter::new(endpoint, How::Packed(Box::new(packed))),
+            Err(_) => Meter::opaque(endpoint),
+        }
     }
 
     fn new(endpoint: Endpoint, how: How) -> Meter {
@@ -98,6 +110,10 @@ impl Meter {
                 seen.text_bytes += chunk.len() as u64;
                 chunk
             }
+            How::Packed(packed) => {
+                packed.feed(&chunk);
+                chunk
+            }
             How::Opaque | How::Unlabelled => {
                 seen.text_bytes += chunk.len() as u64;
                 chunk
@@ -124,6 +140,10 @@ impl Meter {
                 }
             }
             How::Json { .. } => Bytes::new(),
+            How::Packed(packed) => {
+                packed.end();
+                Bytes::new()
+            }
             How::Opaque | How::Unlabelled => {
                 seen.finished = true;
                 Bytes::new()
@@ -138,18 +158,42 @@ impl Meter {
         match &self.how {
             How::Stream { parser, hold: None } => parser.closing(),
             How::Stream { parser, hold: Some(hold) } => hold.closing(parser.closing()),
-            How::Json { .. } | How::Opaque | How::Unlabelled => b"",
+            How::Json { .. } | How::Packed(_) | How::Opaque | How::Unlabelled => b"",
+        }
+    }
+
+    /// What kept a compressed answer from being read to its end.
+    pub fn unreadable(&self) -> Option<&std::io::Error> {
+        match &self.how {
+            How::Packed(packed) => packed.broken(),
+            _ => None,
+        }
+    }
+
+    /// Whether the answer has begun: a stream's comments, which keep a connection open while
+    /// nothing is there yet, are none of it.
+    pub fn has_begun(&self) -> bool {
+        match &self.how {
+            How::Stream { .. } => self.seen.events > 0 || self.seen.finished,
+            How::Packed(packed) => packed.has_begun(),
+            How::Json { .. } | How::Opaque | How::Unlabelled => true,
         }
     }
 
     /// Whether the answer has been said to its end, and only its usage is to come: in chat it has
     /// an event of its own.
     pub fn awaits_usage(&self) -> bool {
-        self.seen.finished && self.seen.usage.output.is_none()
+        match &self.how {
+            How::Packed(packed) => packed.meter().awaits_usage(),
+            _ => self.seen.finished && self.seen.usage.output.is_none(),
+        }
     }
 
     /// What is known so far; also in mid-stream, when the client has gone.
     pub fn report(&self) -> Report {
+        if let How::Packed(packed) = &self.how {
+            return packed.report();
+        }
         let mut seen = self.seen.clone();
         if let How::Json { tap } = &self.how {
             match self.endpoint.dialect() {

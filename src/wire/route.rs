@@ -208,7 +208,9 @@ pub fn route(method: &Method, path: &str) -> Route {
 }
 
 fn only(method: &Method, allowed: Method, route: Route) -> Route {
-    if *method == allowed {
+    // The header of what GET would answer (RFC 9110, section 9.3.2).
+    let head = *method == Method::HEAD && allowed == Method::GET;
+    if *method == allowed || head {
         return route;
     }
     let allow = if allowed == Method::GET { "GET" } else { "POST" };

@@ -211,3 +211,32 @@ async fn what_the_end_of_the_process_cuts_is_told_and_booked() {
         assert!(row["output_tokens"].as_u64().unwrap_or(0) < 100, "not its worst case: {row}");
     }
 }
+
+/// What comes behind the last word is waited for, and not for ever.
+#[tokio::test]
+async fn a_provider_that_says_nothing_behind_the_last_word_is_left() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let silent = tokio::spawn(async move {
+        let mut raw = Raw::over(listener.accept().await.unwrap().0);
+        raw.request().await;
+        raw.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
+        let event =
+            r#"data: {"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}]}"#;
+        raw.send(format!("{event}\n\n").as_bytes()).await;
+        raw.rest().await;
+    });
+    let server = Server::start(&format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\" }}\nmodels:\n{}",
+        head(),
+        model("gpt", "sim-gpt", "")
+    ));
+    let url = server.url("/v1/chat/completions");
+    let mut answer = post(&client(), url, chat_stream("gpt").to_string()).await;
+    assert!(answer.chunk().await.unwrap().is_some());
+    drop(answer);
+    let left = tokio::time::timeout(Duration::from_secs(15), silent).await;
+    assert!(left.is_ok(), "the call goes on");
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["client_gone"], true, "{line}");
+}

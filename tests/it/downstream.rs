@@ -1,13 +1,15 @@
 //! Listeners, TLS on both sides, keys, the gateway's own answers, and connections that are reused.
 
+use crate::raw::Raw;
 use crate::support::*;
+use http::{Method, StatusCode};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tollbar_loadtest::provider::{Provider, TlsFiles};
 
 /// A self-signed certificate for these names, as `NAME.crt` and `NAME.key`; returns its PEM.
-fn certificate(dir: &Path, name: &str, hosts: &[&str]) -> String {
+pub fn certificate(dir: &Path, name: &str, hosts: &[&str]) -> String {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let made = rcgen::generate_simple_self_signed(hosts).unwrap();
     std::fs::write(dir.join(format!("{name}.crt")), made.cert.pem()).unwrap();
@@ -15,7 +17,7 @@ fn certificate(dir: &Path, name: &str, hosts: &[&str]) -> String {
     made.cert.pem()
 }
 
-fn tls_provider(dir: &Path, name: &str) -> Provider {
+pub fn tls_provider(dir: &Path, name: &str) -> Provider {
     let files =
         TlsFiles { cert: dir.join(format!("{name}.crt")), key: dir.join(format!("{name}.key")) };
     Provider::start(([127, 0, 0, 1], 0).into(), Some(files)).unwrap()
@@ -383,4 +385,41 @@ async fn a_client_that_expects_100_continue_gets_it() {
             "it waited for a body that doesn't come"
         );
     }
+}
+
+/// HTTP/1.0 knows no chunks: its answers end with the connection.
+#[tokio::test]
+async fn older_clients_get_no_chunks_and_monitors_may_ask_for_headers() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let body = chat_stream("gpt").to_string();
+    let mut old = Raw::connect(server.data[0]).await;
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.0\r\nx-api-key: {KEY}\r\nconnection: keep-alive\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    old.send(request.as_bytes()).await;
+    let got = String::from_utf8(old.rest().await).unwrap();
+    let (head, stream) = got.split_once("\r\n\r\n").unwrap();
+    assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "{head}");
+    assert!(stream.starts_with("data: ") && stream.ends_with("[DONE]\n\n"), "{stream}");
+    let paths = ["/healthz", "/v1/models", "/v1/models/gpt"];
+    let mut monitor = Raw::connect(server.data[0]).await;
+    for path in paths {
+        let ask = async |method: Method| {
+            client().request(method, server.url(path)).bearer_auth(KEY).send().await.unwrap()
+        };
+        let (head, get) = (ask(Method::HEAD).await, ask(Method::GET).await);
+        assert_eq!((head.status(), get.status()), (StatusCode::OK, StatusCode::OK), "{path}");
+        assert_eq!(head.headers()["content-length"], get.headers()["content-length"]);
+        // And nothing behind it: the next answer on the connection begins where it should.
+        let request = format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\n\r\n");
+        monitor.send(request.as_bytes()).await;
+    }
+    monitor.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let all = String::from_utf8(monitor.rest().await).unwrap();
+    assert_eq!(all.matches("HTTP/1.1 200").count(), 4, "{all}");
+    assert_eq!(all.matches("\r\n\r\n{").count(), 1, "{all}");
+    let status = client().head(server.admin_url("/status")).bearer_auth(ADMIN_TOKEN);
+    assert_eq!(status.send().await.unwrap().status(), 200);
 }

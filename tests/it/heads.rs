@@ -1,33 +1,18 @@
 //! Between the header of an answer and its first byte: another target may still give it.
 
-use crate::raw::Raw;
+use crate::raw::{Raw, canned};
 use crate::support::*;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tollbar_loadtest::provider::{Provider, Script};
 
 /// A provider that sends a header and nothing more; `closes`: but the end of the connection.
-async fn header_only(kind: &'static str, closes: bool) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
-    tokio::spawn(async move {
-        let mut open = Vec::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut raw = Raw::over(stream);
-            if raw.request().await.is_none() {
-                continue;
-            }
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 600\r\nx-from: first\r\n\r\n"
-            );
-            raw.send(head.as_bytes()).await;
-            if !closes {
-                open.push(raw);
-            }
-        }
-    });
-    base
+async fn header_only(kind: &str, closes: bool) -> String {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 600\r\nx-from: first\r\n\r\n"
+    );
+    canned(head.into_bytes(), closes).await
 }
 
 /// `m` at the provider that sends a header only, and `spare` at the other.
@@ -120,4 +105,80 @@ async fn a_dead_connection_takes_no_fallbacks_place() {
     let answer = ask(&server, &chat("m")).await;
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
+}
+
+/// Comments keep a connection open while a provider's queue is long (OpenRouter sends them): they
+/// are no first token.
+#[tokio::test]
+async fn comments_are_no_first_token() {
+    let provider = provider();
+    for answers in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut raw = Raw::over(stream);
+                if raw.request().await.is_none() {
+                    continue;
+                }
+                raw.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
+                for _ in 0..10 {
+                    raw.send(b": PROCESSING\n\n").await;
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    if answers {
+                        break;
+                    }
+                }
+                let event = json!({"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1}});
+                raw.send(format!("data: {event}\n\ndata: [DONE]\n\n").as_bytes()).await;
+            }
+        });
+        let config = config(&first, &provider, ", first_token_timeout: 200ms");
+        let server = Server::start(&config);
+        let answer = ask(&server, &chat_stream("m")).await;
+        let target = if answers { "first/sim" } else { "p/sim-spare" };
+        assert_eq!(answer.headers()["x-tollbar-target"], target);
+        let text = answer.text().await.unwrap();
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        assert_eq!(text.matches(": PROCESSING\n\n").count(), usize::from(answers), "{text}");
+        let line = server.log(1).await.pop().unwrap();
+        let outcome = if answers { "ok" } else { "first_token_timeout" };
+        assert_eq!(line["attempts"][0]["outcome"], outcome, "{line}");
+        if answers {
+            let row = row(&server, line["request_id"].as_str().unwrap()).await;
+            assert!(row["first_token_ms"].as_u64().unwrap() >= 30, "{row}");
+        }
+    }
+}
+
+/// A call has an answer: where there is none, another target may give it.
+#[tokio::test]
+async fn an_empty_answer_is_none() {
+    let provider = provider();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        loop {
+            let mut raw = Raw::over(listener.accept().await.unwrap().0);
+            tokio::spawn(async move {
+                while let Some((_, body)) = raw.request().await {
+                    let stream = String::from_utf8_lossy(&body).contains("\"stream\":true");
+                    let kind = if stream { "text/event-stream" } else { "application/json" };
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 0\r\n\r\n"
+                    );
+                    raw.send(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    let server = Server::start(&config(&first, &provider, ""));
+    for body in [chat("m"), chat_stream("m")] {
+        let answer = ask(&server, &body).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
+        assert!(!answer.text().await.unwrap().is_empty());
+    }
 }

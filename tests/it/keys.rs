@@ -376,6 +376,126 @@ async fn litellm_scripts_work_by_their_own_names() {
     assert_eq!(code(&call(&server, key, "gpt").await), (401, "key_revoked"));
 }
 
+/// A value of another type than LiteLLM's is not the same as none, which may mean everything.
+#[tokio::test]
+async fn a_litellm_field_of_the_wrong_type_opens_nothing() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let (status, made) = admin(
+        &server,
+        Method::POST,
+        "/key/generate",
+        json!({"team_id": "web", "models": ["gpt"], "duration": "30d", "key_alias": "k", "key": "sk-0123456789abcdefghijkl"}),
+    )
+    .await;
+    assert_eq!(status, 200, "{made}");
+    for (path, more) in [
+        ("/key/generate", json!({"models": "gpt"})),
+        ("/key/generate", json!({"models": {"a": 1}})),
+        ("/key/generate", json!({"duration": 3600})),
+        ("/key/generate", json!({"duration": ["1h"]})),
+        ("/key/generate", json!({"blocked": "true"})),
+        ("/key/generate", json!({"key": "sk-short"})),
+        ("/key/update", json!({"key": "k", "models": null})),
+        ("/key/update", json!({"key": "k", "models": "*"})),
+        ("/key/update", json!({"key": "k", "duration": 7200})),
+        ("/key/update", json!({"key": "k", "blocked": 1})),
+    ] {
+        let mut body = json!({"team_id": "web"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, answer) = admin(&server, Method::POST, path, body).await;
+        assert_eq!(status, 400, "{path} {more}: {answer}");
+    }
+    let (_, info) = admin(&server, Method::GET, "/key/info?key=k", json!({})).await;
+    assert_eq!(info["info"]["models"], json!(["gpt"]));
+    assert_eq!(info["info"]["expires"], made["expires"]);
+    // What says that there is none of something asks for nothing; a third of something is a float.
+    let body = json!({"team_id": "web", "spend": 0, "auto_rotate": false, "blocked": true, "max_budget": 100.0 / 3.0, "key_alias": "b"});
+    let (status, made) = admin(&server, Method::POST, "/key/generate", body).await;
+    assert_eq!((status, &made["blocked"]), (200, &json!(true)), "{made}");
+    assert_eq!(made["max_budget"], json!(33.333_333_333));
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(call(&server, key, "gpt").await.0, 401, "it never worked");
+}
+
+/// Each changes what it names, and nothing that another changes at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_at_the_same_time_lose_nothing() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let body = json!({"team_id": "web", "key_alias": "k", "max_budget": 5});
+    assert_eq!(admin(&server, Method::POST, "/key/generate", body).await.0, 200);
+    let change = |body: Value| admin(&server, Method::POST, "/key/update", body);
+    for n in 1..=20 {
+        let all = tokio::join!(
+            change(json!({"key": "k", "rpm_limit": n})),
+            change(json!({"key": "k", "tpm_limit": 1000 * n})),
+            change(json!({"key": "k", "max_parallel_requests": n})),
+            change(json!({"key": "k", "budget_duration": if n % 2 == 0 { "1d" } else { "1mo" }})),
+            change(json!({"key": "k", "max_budget": n})),
+        );
+        for (status, answer) in [all.0, all.1, all.2, all.3, all.4] {
+            assert_eq!(status, 200, "{answer}");
+        }
+        let (_, info) = admin(&server, Method::GET, "/key/info?key=k", json!({})).await;
+        let info = &info["info"];
+        assert_eq!(
+            (&info["rpm_limit"], &info["tpm_limit"], &info["max_parallel_requests"]),
+            (&json!(n), &json!(1000 * n), &json!(n)),
+        );
+        assert_eq!(info["max_budget"], json!(f64::from(n)), "{info}");
+    }
+    // `PATCH` changes limits one by one, too, and reports show a new cap at once.
+    let patch = |body: Value| admin(&server, Method::PATCH, "/keys/k", body);
+    let (status, key) = patch(json!({"limits": {"rpm": 7, "parallel": null}})).await;
+    assert_eq!((status, &key["limits"]), (200, &json!({"rpm": 7, "tpm": 20_000})), "{key}");
+    let key = admin(&server, Method::POST, "/keys/k/rotate", json!({})).await.1;
+    assert_eq!(call(&server, key["key"].as_str().unwrap(), "gpt").await.0, 200);
+    assert_eq!(patch(json!({"budgets": [{"usd": 3, "per": "day"}]})).await.0, 200);
+    let budgets = admin(&server, Method::GET, "/budgets", json!({})).await.1;
+    let shown = budgets["data"].as_array().unwrap().iter().find(|row| row["id"] == "k").unwrap();
+    assert_eq!((&shown["per"], &shown["cap_usd"]), (&json!("day"), &json!(3.0)));
+    assert_eq!(patch(json!({"budgets": null})).await.0, 200);
+    let budgets = admin(&server, Method::GET, "/budgets", json!({})).await.1;
+    assert!(!budgets.to_string().contains("\"id\":\"k\""), "{budgets}");
+}
+
+/// Who finds a leaked key may have the one that was rotated away.
+#[tokio::test]
+async fn a_key_in_its_grace_is_found_by_its_text() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    let body = json!({"team_id": "web", "key_alias": "k"});
+    let made = admin(&server, Method::POST, "/key/generate", body).await.1;
+    let old = made["key"].as_str().unwrap();
+    let rotated = admin(&server, Method::POST, "/keys/k/rotate", json!({"grace": "1h"})).await.1;
+    let new = rotated["key"].as_str().unwrap();
+    assert_eq!(call(&server, old, "gpt").await.0, 200);
+    let (status, info) =
+        admin(&server, Method::GET, &format!("/key/info?key={old}"), json!({})).await;
+    assert_eq!((status, &info["info"]["key_alias"]), (200, &json!("k")), "{info}");
+    assert!(!info.to_string().contains(old), "the key is not shown again");
+    assert_eq!(admin(&server, Method::POST, "/key/block", json!({"key": old})).await.0, 200);
+    for key in [old, new] {
+        assert_eq!(call(&server, key, "gpt").await.0, 401);
+    }
+}
+
+/// Metadata is in every row of the ledger.
+#[tokio::test]
+async fn metadata_has_a_bound() {
+    let provider = provider();
+    let server = Server::start(&config_with(&provider, TEAMS));
+    for (bytes, status) in [(4_000, 201), (5_000, 400)] {
+        let body = json!({"team": "web", "models": ["*"], "metadata": {"a": "x".repeat(bytes)}});
+        assert_eq!(admin(&server, Method::POST, "/keys", body).await.0, status, "{bytes}");
+    }
+    for id in [".", ".."] {
+        let body = json!({"id": id, "team": "web", "models": ["*"]});
+        assert_eq!(admin(&server, Method::POST, "/keys", body).await.0, 400, "{id}");
+    }
+}
+
 /// The file gets a key of the same id: the one that was made here can still be stopped here.
 #[tokio::test]
 async fn a_key_of_the_file_protects_no_other_of_its_id() {

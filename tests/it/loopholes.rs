@@ -183,7 +183,6 @@ async fn input_that_is_only_referred_to_is_held_as_a_full_window() {
         (gemini, json!({"contents": contents, "tools": [{"googleSearch": {}}]})),
         (gemini, json!({"contents": contents, "tools": [{"url_context": {}}]})),
         (gemini, json!({"contents": video})),
-        (responses, json!({"model": "gpt", "max_output_tokens": 9, "prompt": {"id": "pmpt_1"}})),
         (
             responses,
             json!({"model": "gpt", "max_output_tokens": 9, "input": [{"role": "user", "content": [
@@ -215,6 +214,84 @@ async fn input_that_is_only_referred_to_is_held_as_a_full_window() {
     assert!((36_000..50_000).contains(&most), "{most}");
     let most = held(&server, &provider, chat, json!({"model": "gpt", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]})).await;
     assert!(most < 200, "{most}");
+}
+
+/// Tools that a provider runs make the model read all of its input again, each time.
+#[tokio::test]
+async fn each_round_of_a_providers_tools_may_fill_the_window() {
+    let provider = provider();
+    let agreed = config(&provider)
+        .replace("models:\n", 
+            "models:\n  agreed: { targets: [ { provider: a, model: sim-agreed, price: { input: 1000, output: 1000 } } ], \
+             max_output_tokens: 1000, context_window: 500000, unseen_input_tokens: 70000 }\n  \
+             listed: { targets: [ { provider: anthropic, model: claude-haiku-4-5, price: { input: 1000, output: 1000 } } ], \
+             max_output_tokens: 1000 }\n  \
+             study: { targets: [ { provider: p, model: sim-deep-research, price: { input: 1000, output: 1000 } } ], \
+             max_output_tokens: 1000, context_window: 500000 }\n");
+    let listed = format!(
+        "providers:\n  anthropic: {{ dialect: anthropic, base_url: \"{}\" }}",
+        provider.base()
+    );
+    let agreed = agreed.replace("usd: 5000", "usd: 20000").replace("providers:", &listed);
+    let server = Server::start(&agreed);
+    let search = |uses: Value| json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": uses}]);
+    let ask = |model: &str, tools: Value| json!({"model": model, "max_tokens": 9, "tools": tools, "messages": [{"role": "user", "content": "Hello"}]});
+    let past = json!({"model": "claude", "max_tokens": 9, "messages": [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "web_search_tool_result", "tool_use_id": "t", "content": []}]},
+        {"role": "user", "content": "And?"}]});
+    let responses = |tools: Value, calls: Value| json!({"model": "gpt", "max_output_tokens": 9, "input": "Hello", "tools": tools, "max_tool_calls": calls});
+    let (claude, open) = ("/v1/messages", "/v1/responses");
+    for (path, body, windows) in [
+        (claude, ask("claude", search(json!(null))), 10),
+        // Only Anthropic itself is known to heed that.
+        (claude, ask("claude", search(json!(3))), 10),
+        (claude, past, 1),
+        // What a server other than OpenAI's may overlook bounds nothing.
+        (open, responses(json!([{"type": "web_search"}]), json!(2)), 10),
+        (
+            open,
+            responses(json!([{"type": "file_search", "vector_store_ids": ["v"]}]), json!(null)),
+            10,
+        ),
+        // A prompt that is stored there may have any tools.
+        (open, json!({"model": "gpt", "max_output_tokens": 9, "prompt": {"id": "pmpt_1"}}), 10),
+        (
+            open,
+            json!({"model": "gpt", "max_output_tokens": 9, "previous_response_id": "resp_1", "input": "Hello"}),
+            1,
+        ),
+    ] {
+        let held = held(&server, &provider, path, body.clone()).await;
+        assert!((windows * 500_000..windows * 500_000 + 10_000).contains(&held), "{held}: {body}");
+    }
+    for (uses, windows) in [(3, 4), (50, 10)] {
+        let body = ask("listed", search(json!(uses)));
+        let held = held(&server, &provider, claude, body).await;
+        assert!((windows * 200_000..windows * 200_000 + 10_000).contains(&held), "{uses}: {held}");
+    }
+    let held = held(&server, &provider, claude, ask("agreed", search(json!(8)))).await;
+    assert!((70_000..71_000).contains(&held), "what the operator agreed to: {held}");
+    let study = json!({"model": "study", "max_output_tokens": 9, "input": "Hello"});
+    let answer = post_to(server.url(open), study).await;
+    assert_eq!(answer.status(), 400);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("unseen_input_tokens"), "{text}");
+}
+
+/// Who has asked for it reads in the refusal what would bound it.
+#[tokio::test]
+async fn a_refusal_names_what_bounds_added_input() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let tools = json!([{"type": "web_search_20250305", "name": "web_search"}]);
+    let body = json!({"model": "claude", "max_tokens": 9, "tools": tools, "messages": [{"role": "user", "content": "Hello"}]});
+    // Ten windows cost $5,000 and what is asked for.
+    let answer = post_to(server.url("/v1/messages"), body).await;
+    assert_eq!(answer.status(), 429);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("max_uses") && text.contains("unseen_input_tokens"), "{text}");
+    assert!(provider.requests().is_empty());
 }
 
 #[tokio::test]
@@ -325,6 +402,37 @@ async fn what_a_provider_says_it_bills_is_booked() {
         booked(&server, &provider, "/v1/chat/completions", chat_stream("gpt"), Script::raw(chunks))
             .await;
     assert_eq!(cost(&row), 3_002_000_000, "{row}");
+}
+
+/// Some models search for every request and never say so.
+#[tokio::test]
+async fn a_search_that_nobody_tells_of_is_booked() {
+    let provider = provider();
+    let base = provider.base();
+    let listed = format!(
+        "  perplexity: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  \
+           openai: {{ dialect: openai, base_url: \"{base}/v1\" }}\nbreaker:"
+    );
+    let text = config(&provider).replacen("breaker:", &listed, 1)
+        + "  sonar: { targets: [ { provider: perplexity, model: sonar } ], max_output_tokens: 1000 }\n  \
+             preview: { targets: [ { provider: openai, model: gpt-4o-search-preview } ], max_output_tokens: 1000 }\n";
+    let server = Server::start(&text);
+    let path = "/v1/chat/completions";
+    for (model, more, nano) in [
+        // 2 and 3 at $1 a million, and $14 for a thousand searches at most.
+        ("sonar", json!({}), 14_005_000),
+        ("sonar", json!({"cost": {"total_cost": 0.0064}}), 6_400_000),
+        // 2 at $2.50 and 3 at $10 a million, and $25 for a thousand searches.
+        ("preview", json!({}), 25_035_000),
+    ] {
+        let held = held(&server, &provider, path, chat(model)).await;
+        assert!(held >= 14, "{held} thousandths of a dollar");
+        let mut usage = json!({"prompt_tokens": 2, "completion_tokens": 3});
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let body = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": usage});
+        let row = booked(&server, &provider, path, chat(model), plain(&body)).await;
+        assert_eq!(cost(&row), nano, "{row}");
+    }
 }
 
 /// Some providers bill what failed, and say so in the error.

@@ -348,3 +348,34 @@ fn the_dashboard_can_be_imported() {
         }
     }
 }
+
+/// A chargeback that asks for one team must not get everybody's sum.
+#[tokio::test]
+async fn spending_is_reported_of_whom_it_is_asked_for() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let answer = post(&client(), server.url("/v1/chat/completions"), chat("gpt").to_string()).await;
+    assert_eq!(answer.status(), 200);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    row(&server, &id).await;
+    for (query, attempts) in [("", 1), ("?key=test", 1), ("?key=nobody", 0), ("?team=web", 0)] {
+        let spend = admin(&server, &format!("/spend{query}")).await;
+        assert_eq!(spend["data"][0]["attempts"], attempts, "{query}: {spend}");
+    }
+    for query in ["limit=0", "group_by=team&group_by=key", "from=2026-11-02&to=2026-11-01"] {
+        let answer = admin(&server, &format!("/spend?{query}")).await;
+        assert_eq!(answer["error"]["code"], "invalid_request", "{query}: {answer}");
+    }
+    // Who only reads the report needs no secrets.
+    let text = std::fs::read_to_string(server.config_file()).unwrap();
+    let secret = text.replace("${PROVIDER_KEY:-sk-provider}", "${NOT_SET_ANYWHERE}");
+    assert_ne!(secret, text);
+    let other = server.scratch.0.join("accountant.yaml");
+    // Defaults are defaults, though.
+    let secret = secret + "timezone: \"${NOT_SET_EITHER:-Europe/Berlin}\"\n";
+    std::fs::write(&other, secret).unwrap();
+    let output = tollbar(&["spend", "-c", other.to_str().unwrap(), "--csv"], &server.scratch.0);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("gpt,1,1,"), "{told}");
+}

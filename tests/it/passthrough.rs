@@ -124,6 +124,35 @@ async fn the_bounds_of_a_configured_target_hold() {
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")));
 }
 
+/// A configured target is its model's, whatever path leads to it.
+#[tokio::test]
+async fn the_limits_and_budgets_of_a_configured_targets_model_hold() {
+    let provider = provider();
+    let models = [
+        model("free", "sim-free", ", limits: { rpm: 1 }"),
+        model("poor", "sim-poor", ", budgets: [ { usd: 0.000001, per: day } ]"),
+    ];
+    let server = Server::start(&config_of(&head(), &provider, "", &models.concat()));
+    let pass = "/passthrough/p/v1/chat/completions";
+    assert_eq!(post(&server, "/v1/chat/completions", &chat("free")).await.0, 200);
+    let (status, body) = post(&server, pass, &chat("sim-free")).await;
+    assert_eq!((status, &body["error"]["code"]), (429, &"rate_limit_exceeded".into()), "{body}");
+    let mut capped = chat("sim-poor");
+    capped["max_tokens"] = 10.into();
+    let (status, body) = post(&server, pass, &capped).await;
+    assert_eq!((status, &body["error"]["code"]), (429, &"budget_exceeded".into()), "{body}");
+    assert!(body.to_string().contains("the model `poor`"), "{body}");
+    assert_eq!(provider.requests().len(), 1);
+    // Of several models that have the target one with budgets, in whatever order they are kept.
+    let others: String =
+        (0..8).map(|n| model(&format!("open{n}"), "sim-poor", "")).chain(models).collect();
+    for _ in 0..3 {
+        let server = Server::start(&config_of(&head(), &provider, "", &others));
+        let (status, body) = post(&server, pass, &capped).await;
+        assert_eq!((status, &body["error"]["code"]), (429, &"budget_exceeded".into()), "{body}");
+    }
+}
+
 #[tokio::test]
 async fn a_models_list_passes_through() {
     let provider = provider();

@@ -71,3 +71,23 @@ impl Raw {
         std::mem::take(&mut self.buffer)
     }
 }
+
+/// A provider that answers every request with these bytes; `closes`: and then closes.
+pub async fn canned(answer: Vec<u8>, closes: bool) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let mut raw = Raw::over(listener.accept().await.unwrap().0);
+            if raw.request().await.is_none() {
+                continue;
+            }
+            raw.send(&answer).await;
+            if !closes {
+                open.push(raw);
+            }
+        }
+    });
+    base
+}

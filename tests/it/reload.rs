@@ -415,3 +415,73 @@ async fn a_drain_has_an_end() {
     assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"));
     assert!(provider.wait_idle(Duration::from_secs(5)).await);
 }
+
+/// A budget that a reload adds holds what runs already, and no request gets past that: whoever
+/// charges it first, and whatever is charged then.
+#[tokio::test]
+async fn a_budget_that_a_reload_adds_holds_what_runs() {
+    let provider = provider();
+    let config = |more: &str| {
+        let models = model("gpt", "sim-gpt", ", max_output_tokens: 1000");
+        format!("{}{more}", config_of(&head(), &provider, "", &models))
+    };
+    let server = Server::start(&config(""));
+    let gate = Gate::new();
+    let script = Script { gate: Some(gate.clone()), chunks: Some(6), ..Script::default() };
+    provider.script("sim-gpt", vec![script]);
+    gate.release(1);
+    let http = client();
+    let url = server.url("/v1/chat/completions");
+    let mut running = post(&http, url.clone(), chat_stream("gpt").to_string()).await;
+    assert!(running.chunk().await.unwrap().is_some());
+    // An answer costs up to $0.002 and what its prompt is: one fits, two don't.
+    write(
+        &server,
+        &config("global: { budgets: [ { usd: 0.0035, per: day } ] }\nadmission: { wait: 0s }\n"),
+    );
+    assert_eq!(reload(&server).await.0, 200);
+    let refused = post(&http, url.clone(), chat("gpt").to_string()).await;
+    assert_eq!(refused.status(), 429, "{}", refused.text().await.unwrap());
+    let held = refused.headers()["x-tollbar-budget-held-usd"].to_str().unwrap();
+    assert!(nano(held) > 2_000_000, "{held}");
+    gate.open();
+    assert!(running.text().await.unwrap().ends_with("[DONE]\n\n"));
+    server.log(2).await;
+    let answer = post(&http, url, chat("gpt").to_string()).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    let budgets = admin(&server, "/budgets").await;
+    assert_eq!(nano(&budgets["data"][0]["held_usd"].to_string()), 0, "{budgets}");
+}
+
+/// What still runs while the process ends goes by the newest configuration, too; and who is in a
+/// hurry doesn't wait for it.
+#[tokio::test]
+async fn a_drain_hears_of_a_reload_and_of_a_hurry() {
+    let provider = provider();
+    let models = model("gpt", "sim-gpt", ", fallbacks: [spare]") + &model("spare", "sim-spare", "");
+    let config = |key: &str| {
+        let head = head_with("threads: 2, drain: 60s", "").replace(&hash(KEY), &hash(key));
+        config_of(&head, &provider, "", &models)
+    };
+    let mut server = Server::start(&config(KEY));
+    let gate = Gate::new();
+    provider.set_default("sim-gpt", Script { gate: Some(gate.clone()), ..Script::status(503) });
+    let ask = || {
+        let url = server.url("/v1/chat/completions");
+        tokio::spawn(async move { post(&client(), url, chat("gpt").to_string()).await })
+    };
+    let (runs, hangs) = (ask(), ask());
+    assert!(provider.wait_for(2, Duration::from_secs(10)).await);
+    server.signal("TERM");
+    eventually(Duration::from_secs(10), || server.stderr().join("").contains("draining:")).await;
+    write(&server, &config("tb-another-key-0000000000000"));
+    server.signal("HUP");
+    let reloaded = || server.stderr().join("").contains("configuration reloaded: generation 2");
+    eventually(Duration::from_secs(10), reloaded).await;
+    gate.release(1);
+    let refused = tokio::select! { answer = runs => answer, answer = hangs => answer }.unwrap();
+    assert_eq!(refused.status(), 401, "{}", refused.text().await.unwrap());
+    server.signal("INT");
+    let exit = server.wait_exit(Duration::from_secs(20)).expect("nobody waits for the other one");
+    assert_eq!(exit.code(), Some(0));
+}

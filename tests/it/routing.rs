@@ -115,6 +115,27 @@ async fn all_rate_limited_says_when_the_first_is_free() {
     assert_eq!(status, 429);
 }
 
+/// A rate limit is an account's: with another key of it, or of another one, there is another limit.
+#[tokio::test]
+async fn a_new_credential_is_not_left_alone_for_the_old_one() {
+    let provider = provider();
+    provider.script("sim-first", vec![Script::status(429).header("retry-after", "86400")]);
+    let text = three(&provider, "").replace("/v1\" }", "/v1\", api_key: sk-provider }");
+    let server = Server::start(&text);
+    assert_eq!(ask(&server, "first").await.1["x-tollbar-model"], "third");
+    let reload = async |text: &str| {
+        std::fs::write(server.config_file(), text).unwrap();
+        let request = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    };
+    reload(&format!("{text}\n# nothing else")).await;
+    assert_eq!(ask(&server, "first").await.1["x-tollbar-model"], "third");
+    let rotated = text.replace("sk-provider", "sk-another-one");
+    assert_ne!(rotated, text);
+    reload(&rotated).await;
+    assert_eq!(ask(&server, "first").await.1["x-tollbar-model"], "first");
+}
+
 #[tokio::test]
 async fn googles_retry_info_is_read_from_the_body() {
     let provider = provider();

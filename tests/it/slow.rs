@@ -1,5 +1,6 @@
 //! Clients that never finish what they begin take nothing from those that do.
 
+use crate::raw::Raw;
 use crate::support::*;
 use std::time::{Duration, Instant};
 use tollbar_loadtest::provider::{Gate, Script};
@@ -68,4 +69,35 @@ async fn buffered(server: &Server, enough: impl Fn(f64) -> bool) {
     while !enough(server.metric("tollbar_buffered_bytes").await) {
         assert!(Instant::now() < until, "bytes in memory are not what they should be");
     }
+}
+
+/// A client that has stopped reading keeps an answer, and what is held for it, no longer than
+/// `idle_timeout`.
+#[tokio::test]
+async fn who_does_not_read_is_let_go() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let endless = tokio::spawn(async move {
+        let mut raw = Raw::over(listener.accept().await.unwrap().0);
+        raw.request().await;
+        raw.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
+        let event = format!("data: {}\n\n", "x".repeat(64 * 1024));
+        while raw.send(event.as_bytes()).await {}
+    });
+    let server = Server::start(&format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\" }}\nmodels:\n{}",
+        head_with("threads: 2, idle_timeout: 1s", ""),
+        model("gpt", "sim-gpt", "")
+    ));
+    let mut deaf = Raw::connect(server.data[0]).await;
+    let body = chat_stream("gpt").to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    deaf.send(request.as_bytes()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), endless).await;
+    assert!(ended.is_ok(), "the provider still sends");
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["client_gone"], true, "{line}");
 }

@@ -125,7 +125,7 @@ async fn a_reload_forgets_budgets_that_are_gone_and_shows_those_that_are_new() {
     let answer = budgets(&server, &[all[0], new, all[1], rest]).await;
     let holds = answer["data"].as_array().unwrap().iter();
     let holds: u64 = holds.map(|row| nano(&row["held_usd"].to_string())).sum();
-    assert_eq!(holds, 3 * CENT, "key, team and provider: {answer}");
+    assert_eq!(holds, 4 * CENT, "the key's old and new one, team and provider: {answer}");
     gate.open();
     assert_eq!(held.await.unwrap().unwrap().status(), 200);
     let counted = |(scope, id, per, cap, _)| (scope, id, per, cap, 3);

@@ -10,6 +10,7 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn account(spent: u64, end: &str) -> AccountView {
     AccountView {
+        waiting: 0,
         kind: ScopeKind::Key,
         id: "web".into(),
         per: Per::Day,

@@ -1,6 +1,7 @@
 //! Budgets on a real ledger.
 
 mod kill;
+mod opened;
 mod waiting;
 
 use super::*;
@@ -384,25 +385,4 @@ fn cost_of_hold_and_settle() {
     let began = std::time::Instant::now();
     bench.ledger.flush();
     println!("{} rows; {:?} more until all are committed", bench.ledger.rows(), began.elapsed());
-}
-
-/// A budget that is added while an attempt runs counts what that comes to, at once.
-#[test]
-fn a_budget_opened_during_an_attempt_counts_it() {
-    let dir = Dir::new();
-    let bench = bench(&dir, Tz::UTC);
-    let day = [cap(100, Per::Day)];
-    let running = bench.hold(&[key("k", &[])], 70, noon()).unwrap();
-    block_on(bench.budgets.warm(&[key("k", &day)], noon()));
-    running.settle(NanoUsd(60), row("k"));
-    assert_eq!(bench.day(noon()), (60, 0));
-    assert!(bench.hold(&[key("k", &day)], 41, noon()).is_err(), "60 are gone");
-    bench.hold(&[key("k", &day)], 40, noon()).unwrap().settle(NanoUsd(30), row("k"));
-    // What the store says in the end is the same: it is not counted twice.
-    assert!(bench.ledger.flush());
-    bench.budgets.view(noon());
-    assert!(bench.ledger.flush());
-    assert_eq!(bench.day(noon()), (90, 0));
-    let held = bench.hold(&[key("k", &day)], 10, noon());
-    held.unwrap().release();
 }

@@ -60,6 +60,7 @@ const CASES: &[Case] = &[
     (TARGET, "{ provider: local, model: llama, price: { input: 0, output: 0.0 } }", 6, "models.mini.targets[0].price", "the price is zero"),
     (TARGET, "{ provider: local, model: llama, price: { input: -1, output: 1 } }", 6, "models.mini.targets[0].price.input", "a negative number"),
     (TARGET, "{ provider: local, model: llama, price: { input: 1e-3, output: 1 } }", 6, "models.mini.targets[0].price.input", "not a plain decimal"),
+    (TARGET, "{ provider: local, model: llama, price: { input: 0.00000015, output: 1 } }", 6, "models.mini.targets[0].price.input", "a price per token, as LiteLLM has it. Write it per million"),
     (TARGET, "{ provider: openai, model: '../x', price: free }", 6, "models.mini.targets[0].model", "not the id of a model"),
     (TARGET, "{ provider: openai, model: gpt-4o-mini, weight: 0 }", 6, "models.mini.targets", "all weights are zero"),
     (TARGET, "{ provider: openai, model: gpt-4o-mini }, { provider: openai, model: gpt-4o-mini }", 6, "models.mini.targets[1]", "listed twice"),
@@ -69,7 +70,9 @@ const CASES: &[Case] = &[
     (MINI, "mini: { targets: [ { provider: openai, model: gpt-4o-mini } ], fallbacks: [big] }\n  bigg: { targets: [ { provider: openai, model: gpt-4o } ] }", 6, "models.mini.fallbacks[0]", "unknown model `big`. Did you mean `bigg`?"),
     (MINI, "mini: { targets: [ { provider: openai, model: gpt-4o-mini } ], fallbacks: [big] }\n  big: { targets: [ { provider: openai, model: gpt-4o } ] }", 6, "models.mini.fallbacks[0]",
         "`mini` (tier cheap, $0.15 in / $0.60 out per million tokens) would fall back to `big` (tier standard, $2.50 in / $10.00 out per million tokens): 16.7x the price. List models of the same tier"),
+    (MINI, "<<: { targets: [ { provider: openai, model: gpt-4o-mini } ] }\n  mini: { targets: [ { provider: openai, model: gpt-4o-mini } ] }", 6, "models.<<", "merge keys are not supported"),
     // Keys.
+    ("{ id: a,", "{ id: tb-01234567890123456789,", 8, "keys[0].id", "the id is a key in plain text. Write a name"),
     (KEY_BUDGET, "limits: { rpm: 1 }", 8, "keys[0]", "no budget covers this key"),
     (KEY_BUDGET, "budgets: []", 8, "keys[0].budgets", "no budget covers this key"),
     (KEY_BUDGET, "budgets: [ { usd: 0.0000000001, per: day } ]", 8, "keys[0].budgets[0].usd", "more than 9 digits after the point"),

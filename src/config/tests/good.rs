@@ -164,6 +164,7 @@ fn what_may_not_be_meant_is_a_warning() {
         (r#"models: ["*"]"#, r#"models: ["*", "deepsek-*"]"#, "matches no model"),
         ("models: [\"*\"]", "expires: 2020-01-01T00:00:00Z, models: [\"*\"]", "has expired"),
         ("https://api.openai.com/v1", "https://api.openai.com", "has no path"),
+        ("com/v1", "com/v1/chat/completions", "base_url ends with /completions"),
         (
             "model: gpt-4o-mini",
             "model: gpt-4o-mini-search-preview-2025-03-11",
@@ -180,6 +181,20 @@ fn what_may_not_be_meant_is_a_warning() {
         assert_eq!(warnings.len(), 1, "{to}: {warnings:?}");
         assert!(warnings[0].to_string().contains(part), "{}", warnings[0]);
     }
+}
+
+#[test]
+fn a_model_that_reads_by_itself_wants_a_bound() {
+    let research = "model: local-deep-research, price: { input: 0.1, output: 0.6 }";
+    let text = with("model: gpt-4o-mini", research);
+    let bounded = |more: &str| {
+        let bounds = format!("max_output_tokens: 9{more}, targets:");
+        good(&text.replacen("targets:", &bounds, 1)).warnings
+    };
+    assert!(
+        bounded("")[0].to_string().contains("nothing bounds what `openai/local-deep-research`")
+    );
+    assert!(bounded(", unseen_input_tokens: 2000000").is_empty());
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! Attempts that began before a budget that they are charged to was there: until they end, what is
+//! held for them is held on it too. What they cost it is told by the store and by `Budgets::tell`.
+
+use super::account::{Account, Slot};
+use super::hold::Part;
+use crate::ledger::{RunningHold, Store};
+use crate::scope::ScopeKind;
+use ahash::AHashMap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// What is held without having been there when the hold was taken.
+#[derive(Default)]
+pub(super) struct Inherited(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Budgets may have changed since the attempts that run were last looked at.
+    stale: bool,
+    /// Changes under way: whenever the attempts are looked at, there may be others a moment later.
+    changing: usize,
+    /// Those that ran then, by what they are charged to. Many have ended since.
+    running: AHashMap<(ScopeKind, String), Vec<Arc<RunningHold>>>,
+    /// The accounts beside its own that a hold is held on.
+    parts: AHashMap<i64, Vec<Part>>,
+}
+
+impl Inherited {
+    /// A change begins that ends with [`Inherited::changed`].
+    pub(super) fn changing(&self) {
+        self.0.lock().changing += 1;
+    }
+
+    /// From now on budgets may be charged that were not there before.
+    pub(super) fn changed(&self) {
+        let mut state = self.0.lock();
+        state.changing = state.changing.saturating_sub(1);
+        state.stale = true;
+    }
+
+    /// Holds what is held for attempts that run on a window of an account's new slot, too. The
+    /// caller has counted the slot among the opened ones before, so that a hold that ends at the
+    /// same time is either not seen here or looks for itself in [`Inherited::end`].
+    pub(super) fn open(
+        &self,
+        store: &dyn Store,
+        account: &Arc<Account>,
+        slot: &mut Slot,
+        index: usize,
+    ) {
+        let (per, window) = (slot.per, &mut slot.windows[index]);
+        let span = window.span;
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.stale) || state.changing > 0 {
+            state.running = by_scope(store.running());
+        }
+        let State { running, parts, .. } = &mut *state;
+        let scope = (account.kind, account.id.to_string());
+        for hold in running.get(&scope).into_iter().flatten() {
+            let is_it = |part: &Part| {
+                Arc::ptr_eq(&part.account, account) && (part.per, part.starts) == (per, span.starts)
+            };
+            let had = hold.accounts.iter().any(|key| {
+                (key.kind, &*key.id, key.per, key.starts)
+                    == (account.kind, &*account.id, per, span.starts)
+            });
+            let has = had || parts.get(&hold.id).is_some_and(|parts| parts.iter().any(is_it));
+            if !has && span.contains(hold.at.timestamp()) && store.runs(hold.id) {
+                window.held = window.held.saturating_add(hold.worst.0);
+                let part = Part { account: account.clone(), per, starts: span.starts };
+                parts.entry(hold.id).or_default().push(part);
+            }
+        }
+    }
+
+    /// The attempt of this hold has ended, and the store knows: where else it was held.
+    pub(super) fn end(&self, hold: i64) -> Vec<Part> {
+        self.0.lock().parts.remove(&hold).unwrap_or_default()
+    }
+}
+
+fn by_scope(holds: Vec<RunningHold>) -> AHashMap<(ScopeKind, String), Vec<Arc<RunningHold>>> {
+    let mut scopes = AHashMap::<_, Vec<_>>::new();
+    for hold in holds {
+        let hold = Arc::new(hold);
+        for (kind, id) in &hold.scopes {
+            scopes.entry((*kind, id.clone())).or_default().push(hold.clone());
+        }
+    }
+    scopes
+}

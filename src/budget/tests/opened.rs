@@ -1,0 +1,115 @@
+//! Budgets that are added, taken away and put back while attempts run.
+
+use super::*;
+
+/// A budget that is added while an attempt runs counts what that comes to, at once.
+#[test]
+fn a_budget_opened_during_an_attempt_counts_it() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    let running = bench.hold(&[key("k", &[])], 70, noon()).unwrap();
+    block_on(bench.budgets.warm(&[key("k", &day)], noon()));
+    running.settle(NanoUsd(60), row("k"));
+    assert_eq!(bench.day(noon()), (60, 0));
+    assert!(bench.hold(&[key("k", &day)], 41, noon()).is_err(), "60 are gone");
+    bench.hold(&[key("k", &day)], 40, noon()).unwrap().settle(NanoUsd(30), row("k"));
+    // What the store says in the end is the same: it is not counted twice.
+    assert!(bench.ledger.flush());
+    bench.budgets.view(noon());
+    assert!(bench.ledger.flush());
+    assert_eq!(bench.day(noon()), (90, 0));
+    let held = bench.hold(&[key("k", &day)], 10, noon());
+    held.unwrap().release();
+}
+
+/// What is held for attempts that run is held on a budget that is added meanwhile, too.
+#[test]
+fn a_budget_opened_during_an_attempt_holds_it() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    let before = bench.hold(&[key("k", &[])], 25, noon() - Span::days(1)).unwrap();
+    let (first, second, other) = (
+        bench.hold(&[key("k", &[])], 50, noon()).unwrap(),
+        bench.hold(&[key("k", &[])], 20, noon()).unwrap(),
+        bench.hold(&[key("another", &[])], 90, noon()).unwrap(),
+    );
+    bench.hold(&[key("k", &[])], 10, noon()).unwrap().release();
+    bench.budgets.changed();
+    let refusal = bench.hold(&[key("k", &day)], 31, noon()).err().unwrap();
+    assert_eq!((refusal.held, refusal.only_holds), (NanoUsd(70), true));
+    let fits = bench.hold(&[key("k", &day)], 30, noon()).unwrap();
+    assert_eq!(bench.day(noon()), (0, 100));
+    second.release();
+    assert_eq!(bench.day(noon()), (0, 80));
+    first.settle(NanoUsd(40), row("k"));
+    assert_eq!(bench.day(noon()), (40, 30));
+    // Of yesterday's window, and of another key.
+    before.settle(NanoUsd(25), row("k"));
+    other.settle(NanoUsd(90), row("another"));
+    fits.settle(NanoUsd(5), row("k"));
+    assert_eq!(bench.day(noon()), (45, 0));
+    bench.hold(&[key("k", &day)], 55, noon()).unwrap().release();
+}
+
+/// A budget that is only looked at is as good as one that is charged.
+#[test]
+fn a_budget_warmed_during_an_attempt_holds_it() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let budgets = [cap(100, Per::Day), cap(1000, Per::Month)];
+    let running = bench.hold(&[key("k", &budgets[1..])], 70, noon()).unwrap();
+    bench.budgets.changed();
+    block_on(bench.budgets.warm(&[key("k", &budgets)], noon()));
+    assert_eq!(bench.day(noon()), (0, 70));
+    let month = || bench.budgets.view(noon()).into_iter().find(|a| a.per == Per::Month).unwrap();
+    assert_eq!(month().held, NanoUsd(70), "held once");
+    // Nobody lived to say what it cost.
+    drop(running);
+    assert_eq!(bench.day(noon()).1, 0);
+    assert_eq!((month().held, month().spent), (NanoUsd(0), NanoUsd(70)));
+}
+
+/// A budget that was taken away and is put back, while something was held on it all the time: it
+/// knows of what was held and spent meanwhile.
+#[test]
+fn a_budget_that_comes_back_knows_what_it_missed() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    let first = bench.hold(&[key("k", &day)], 30, noon()).unwrap();
+    for by_reload in [true, false] {
+        let none: &[Budget] = &[];
+        match by_reload {
+            true => bench.budgets.keep(|_, _, _| false),
+            false => bench.budgets.revise(&key("k", none)),
+        }
+        bench.budgets.changed();
+        // Somebody still goes by the old configuration, and has to wait.
+        assert!(bench.hold(&[key("k", &day)], 1000, noon()).is_err());
+        let spent = bench.hold(&[key("k", none)], 10, noon()).unwrap();
+        let running = bench.hold(&[key("k", none)], 20, noon()).unwrap();
+        spent.settle(NanoUsd(10), row("k"));
+        match by_reload {
+            true => bench.budgets.keep(|_, _, _| true),
+            false => bench.budgets.revise(&key("k", &day)),
+        }
+        bench.budgets.changed();
+        // 30 of the first, 20 that run, and 10 that are spent in each round.
+        let spent = if by_reload { 10 } else { 40 };
+        let left = 100 - spent - 30 - 20;
+        let refused = bench.hold(&[key("k", &day)], left + 1, noon());
+        assert!(refused.is_err(), "{by_reload} {:?}", bench.budgets.view(noon()));
+        let rest = bench.hold(&[key("k", &day)], left, noon()).unwrap();
+        assert_eq!(bench.day(noon()), (spent, 100 - spent));
+        rest.release();
+        running.settle(NanoUsd(20), row("k"));
+        assert_eq!(bench.day(noon()), (spent + 20, 30));
+    }
+    first.settle(NanoUsd(30), row("k"));
+    assert!(bench.ledger.flush());
+    bench.budgets.view(noon());
+    assert!(bench.ledger.flush());
+    assert_eq!(bench.day(noon()), (90, 0));
+}

@@ -1,0 +1,66 @@
+//! What a client is told when no attempt is left.
+
+use super::exchange::{AttemptRecord, Failure};
+use crate::plan::health::Blocked;
+use crate::reject::{Reason, Reject};
+use std::time::{Duration, Instant};
+
+/// The refusal that sums up attempts which all failed, and targets that were passed over.
+pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Reject {
+    let reason = exhausted_reason(done, passed_over);
+    let what = match reason {
+        Reason::NoHealthyTarget => "every target of this model is left alone after failures",
+        Reason::UpstreamRateLimited => "every target of this model is rate limited",
+        Reason::UpstreamAuthFailed => {
+            "the provider refused the gateway's own credential; tell the gateway's operator"
+        }
+        _ => "no upstream gave an answer",
+    };
+    let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
+    let message = if attempts.is_empty() {
+        format!("{what}. Try again later.")
+    } else {
+        format!("{what}. Attempts: {}.", attempts.join("; "))
+    };
+    let reject = Reject::new(reason, message);
+    match reason {
+        Reason::UpstreamRateLimited | Reason::NoHealthyTarget => {
+            reject.retry_after(soonest(done, passed_over, now))
+        }
+        _ => reject,
+    }
+}
+
+fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
+    let all = |wanted: fn(&Failure) -> bool| {
+        done.iter().all(|record| record.failure.as_ref().is_some_and(wanted))
+    };
+    if done.is_empty() && !passed_over.iter().all(|blocked| blocked.cooling) {
+        return Reason::NoHealthyTarget;
+    }
+    if all(|failure| matches!(failure, Failure::Status(429, _))) {
+        return Reason::UpstreamRateLimited;
+    }
+    if all(|failure| matches!(failure, Failure::Status(401 | 403, _))) {
+        return Reason::UpstreamAuthFailed;
+    }
+    match done.last().and_then(|record| record.failure.as_ref()) {
+        Some(Failure::Cut) => Reason::Draining,
+        Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
+        Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
+        _ => Reason::UpstreamError,
+    }
+}
+
+/// A 429 that says nothing about when to come back is left alone for this long.
+pub const UNTOLD_COOLDOWN: Duration = Duration::from_secs(5);
+
+/// When the first of the targets may be tried again.
+fn soonest(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Duration {
+    let limited = done.iter().filter_map(|record| match record.failure {
+        Some(Failure::Status(429, after)) => Some(after.unwrap_or(UNTOLD_COOLDOWN)),
+        _ => None,
+    });
+    let blocked = passed_over.iter().map(|blocked| blocked.until.saturating_duration_since(now));
+    limited.chain(blocked).min().unwrap_or(Duration::from_secs(1))
+}
