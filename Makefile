@@ -6,7 +6,10 @@ CARGO ?= cargo
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: run test unit sdk bench loadtest release fmt lint doc tools clean
+# Tests of random inputs take the same ones each time.
+SEED := 20261122
+
+.PHONY: run test unit random sdk bench loadtest release fmt lint doc tools clean
 
 ## run: from a fresh clone to an answered request, with no key and no network
 run: tools
@@ -16,7 +19,12 @@ run: tools
 test: tools lint doc unit sdk
 
 unit: tools
-	$(CARGO) test --workspace
+	PROPTEST_RNG_SEED=$(SEED) $(CARGO) test --workspace
+
+## random: hunts with random inputs, others each time (CASES=20000, half an hour)
+random: tools
+	PROPTEST_CASES=$(or $(CASES),20000) CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) test --lib -- \
+		wire::tests config::tests::alike
 
 ## sdk: the official SDKs against the real binary
 sdk: tools $(VENV)/.ready

@@ -41,3 +41,5 @@ pub mod errors;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::random;

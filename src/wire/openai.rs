@@ -100,8 +100,8 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
             }
             b"usage" if cursor.peek() == Some(b'{') => found = usage(cursor.slice()?),
             b"usage" => {
+                cursor.skip()?;
                 found = None;
-                return cursor.skip();
             }
             b"x_groq" => nested = member(cursor.slice()?, "usage").and_then(usage),
             b"service_tier" => {

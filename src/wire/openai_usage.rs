@@ -141,12 +141,12 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Dollars, rounded up to a nano-dollar.
+/// Dollars, rounded up to a nano-dollar. `None` below zero, and from a million on: no answer costs
+/// that.
 pub fn dollars(raw: &[u8]) -> Option<NanoUsd> {
-    let dollars = parse(raw).as_f64()?;
+    let dollars = parse(raw).as_f64().filter(|dollars| (0.0..1e6).contains(dollars))?;
     // What a float adds to a written number is far below a nano-dollar.
-    let nano = (dollars * 1e9 - 1e-3).ceil().max(0.0);
-    (0.0..1e15).contains(&nano).then_some(NanoUsd(nano as u64))
+    Some(NanoUsd((dollars * 1e9 - 1e-3).ceil().max(0.0) as u64))
 }
 
 /// Seconds, also fractions of them, in milliseconds.

@@ -35,6 +35,7 @@ const ITEMS: &[&str] = &[
     "  - { id: True, hash: sha256:#64, models: [mini], team: t }\n",
     "  - { id: 12@, hash: sha256:#64, models: [mini], team: t }\n",
     "  - { id: !!str k@, hash: sha256:#64, models: [mini], team: t }\n",
+    "  - { id: tb-01234567890123456789@, hash: sha256:#64, models: [mini], team: t }\n",
     "  - { id: k@ k, hash: sha256:#64, models: [mini], team: t }\n",
     "  - id: k@, k\n    hash: sha256:#64\n    models: [mini]\n    team: t\n",
     "  - id: k@\n     k\n    hash: sha256:#64\n    models: [mini]\n    team: t\n",
@@ -195,7 +196,7 @@ fn shown(read: Result<Loaded, Invalid>) -> Result<(Vec<String>, Vec<String>), Ve
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(crate::wire::random(2_000))]
 
     #[test]
     fn items_that_are_alike_are_read_as_the_parser_reads_them(text in text()) {

@@ -101,7 +101,13 @@ pub fn assert_usage(name: &str, usage: &Usage, expected: &Value) {
     assert_eq!(usage.reasoning, number("reasoning"), "{name}: reasoning");
 }
 
-/// Many cases, and no files written beside the sources.
-pub fn any_config() -> proptest::test_runner::Config {
-    proptest::test_runner::Config { cases: 512, failure_persistence: None, ..Default::default() }
+/// Random inputs of that many cases, `PROPTEST_CASES` if it is set, and no files written beside
+/// the sources. `make test` seeds them, so that it judges a change and not its luck; what hunts
+/// for more is `make random`.
+pub fn random(cases: u32) -> proptest::test_runner::Config {
+    let asked = proptest::test_runner::Config { failure_persistence: None, ..Default::default() };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => asked,
+        None => proptest::test_runner::Config { cases, ..asked },
+    }
 }

@@ -16,3 +16,5 @@ mod scan_any;
 mod splice;
 mod sse;
 mod tap;
+
+pub use fixtures::random;

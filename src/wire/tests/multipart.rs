@@ -124,7 +124,7 @@ fn a_form_cut_anywhere_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(super::fixtures::any_config())]
+    #![proptest_config(super::fixtures::random(512))]
 
     #[test]
     fn any_bytes_are_survived(parts in proptest::collection::vec(

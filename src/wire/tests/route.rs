@@ -246,7 +246,7 @@ fn paths_to_providers() {
 }
 
 proptest! {
-    #![proptest_config(super::fixtures::any_config())]
+    #![proptest_config(super::fixtures::random(512))]
 
     #[test]
     fn any_path_is_survived(path in "(/v1/models/|/passthrough/p/|/v1beta/models/|/openai/deployments/)?[ -~é%./\\\\]{0,30}") {
@@ -255,7 +255,8 @@ proptest! {
                 // Normalising again changes nothing, and nobody can climb out.
                 let again = route(&method, &format!("/passthrough/p{path}"));
                 prop_assert_eq!(again, Route::Passthrough { provider: "p".to_owned(), path: path.clone() });
-                prop_assert!(!path.contains("/..") || path.contains("/..."));
+                let climbs = |name: &str| matches!(name.split(';').next(), Some("." | ".."));
+                prop_assert!(!path.split('/').any(climbs), "{}", path);
             }
         }
     }

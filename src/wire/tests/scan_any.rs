@@ -95,7 +95,7 @@ fn changed(mut request: Value, model: &str, cap: u64) -> Value {
 }
 
 proptest! {
-    #![proptest_config(super::fixtures::any_config())]
+    #![proptest_config(super::fixtures::random(512))]
 
     #[test]
     fn a_splice_changes_the_wanted_fields_and_no_other_byte(

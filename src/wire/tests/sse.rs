@@ -135,7 +135,7 @@ fn reference(text: &str) -> Vec<(String, String)> {
 }
 
 proptest! {
-    #![proptest_config(super::fixtures::any_config())]
+    #![proptest_config(super::fixtures::random(512))]
 
     #[test]
     fn any_text_reads_as_the_standard_says(

@@ -130,7 +130,7 @@ fn too_large_a_member_is_not_kept_and_the_rest_is() {
 }
 
 proptest! {
-    #![proptest_config(super::fixtures::any_config())]
+    #![proptest_config(super::fixtures::random(512))]
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(

@@ -84,7 +84,7 @@ fn edited(text: &str, edits: &[Edit]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(crate::wire::random(2_000))]
 
     #[test]
     fn a_spoilt_file_is_read_as_the_parser_reads_it(

@@ -61,9 +61,13 @@ fn total(usage: &Usage) -> u64 {
 }
 
 fn billed(all: &Value) -> Option<NanoUsd> {
-    let cost = all.get("cost")?;
-    let dollars = cost.get("total_cost").unwrap_or(cost).as_f64()?;
-    (dollars >= 0.0).then(|| NanoUsd((dollars * 1e9 - 1e-3).ceil().max(0.0) as u64))
+    let cost = all.get("cost").and_then(|cost| {
+        let dollars = cost.get("total_cost").unwrap_or(cost).as_f64()?;
+        let nano = (dollars * 1e9 - 1e-3).ceil().max(0.0);
+        (0.0..1e6).contains(&dollars).then_some(NanoUsd(nano as u64))
+    });
+    let ticks = all.get("cost_in_usd_ticks").and_then(count);
+    cost.max(ticks.map(|ticks| NanoUsd(ticks.div_ceil(10))))
 }
 
 /// Reads one event.
