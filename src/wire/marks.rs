@@ -6,6 +6,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use std::sync::LazyLock;
 
 use super::beyond::{self, Beyond};
+use super::json::Cursor;
+use super::walk;
 
 /// How a picture begins. Each word begins a string, so that the search leaps from quote to quote.
 const PICTURE: [&str; 4] = ["\"image", "\"input_image", "\"computer_screenshot", "\"data:"];
@@ -13,6 +15,12 @@ const PICTURE: [&str; 4] = ["\"image", "\"input_image", "\"computer_screenshot",
 /// Escapes of plain letters, and of what else is in those words, which no encoder writes: whoever
 /// does may be hiding one.
 const HIDDEN: [&str; 7] = ["\\u002d", "\\u002f", "\\u003a", "\\u004", "\\u005", "\\u006", "\\u007"];
+
+/// What is stored at a provider may be named by no more than its id, as an item of the input, or as
+/// a sound. Every call of a tool has an id, too, and Anthropic's have their input beside it.
+const STORED: [&str; 3] = [ID, INPUT, "\"audio\""];
+const ID: &str = "\"id\"";
+const INPUT: &str = "\"input\"";
 
 /// What a body's words say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,10 +35,9 @@ pub struct Marks {
 /// of a body then.
 static WORDS: LazyLock<Option<(AhoCorasick, usize)>> = LazyLock::new(|| {
     let mut words: Vec<String> = beyond::words().collect();
-    // What is stored at a provider may be named by no more than its id.
-    words.push("\"id\"".to_owned());
     let asking = words.len();
     words.extend(PICTURE.iter().chain(&HIDDEN).map(|word| (*word).to_owned()));
+    words.extend(STORED.iter().map(|word| (*word).to_owned()));
     let mut builder = AhoCorasick::builder();
     builder.ascii_case_insensitive(true).match_kind(MatchKind::LeftmostLongest);
     Some((builder.build(words).ok()?, asking))
@@ -38,21 +45,58 @@ static WORDS: LazyLock<Option<(AhoCorasick, usize)>> = LazyLock::new(|| {
 
 /// Looks through a body of JSON.
 pub fn of(body: &[u8]) -> Marks {
-    let Some((words, asking)) = WORDS.as_ref() else {
+    let Some((picture, asks)) = search(body) else {
         return Marks { picture: true, beyond: Beyond::ALL };
     };
-    let hidden = asking + PICTURE.len();
+    let beyond = if asks { beyond::of(body).unwrap_or(Beyond::ALL) } else { Beyond::default() };
+    Marks { picture, beyond }
+}
+
+/// The first pass: whether the body may hold a picture, and whether it may ask for more.
+fn search(body: &[u8]) -> Option<(bool, bool)> {
+    let (words, asking) = WORDS.as_ref()?;
+    let (pictures, hidden) = (*asking, asking + PICTURE.len());
+    let stored = hidden + HIDDEN.len();
     let (mut picture, mut asks) = (false, false);
+    let (mut id, mut place, mut object) = (false, false, false);
     for found in words.find_iter(body) {
         let word = found.pattern().as_usize();
-        asks |= word < *asking || word >= hidden;
-        picture |= word >= *asking;
+        match word.checked_sub(stored).and_then(|word| STORED.get(word)) {
+            Some(&ID) => id = true,
+            Some(&INPUT) if opens(body, found.end()) == Some(b'{') => object = true,
+            Some(_) => place |= opens(body, found.end()).is_some(),
+            None => {
+                asks |= word < pictures || word >= hidden;
+                picture |= word >= pictures;
+            }
+        }
         if picture && asks {
             break;
         }
     }
-    let beyond = if asks { beyond::of(body).unwrap_or(Beyond::ALL) } else { Beyond::default() };
-    Marks { picture, beyond }
+    Some((picture, asks || (id && (place || (object && has_input(body))))))
+}
+
+/// What opens the object or the list that a name's value is; the name ends at `at`.
+fn opens(body: &[u8], at: usize) -> Option<u8> {
+    let mut cursor = Cursor::new(body.get(at..)?);
+    cursor.space();
+    if !cursor.take(b':') {
+        return None;
+    }
+    cursor.space();
+    cursor.peek().filter(|byte| matches!(byte, b'{' | b'['))
+}
+
+/// Whether the request itself has an `input` that is an object; deeper ones are what tools were
+/// called with. Where that can't be told, it is assumed.
+fn has_input(body: &[u8]) -> bool {
+    let mut has = false;
+    let whole = walk::object(body, |cursor, name| {
+        has |= name == b"input" && cursor.peek() == Some(b'{');
+        cursor.skip()
+    });
+    has || !whole
 }
 
 #[cfg(test)]
@@ -76,6 +120,35 @@ mod tests {
             assert!(of(format!("[{part}]").as_bytes()).picture, "{part}");
         }
         assert_eq!(of(b"{\"a\":\"an image, web_search\"}"), Marks::default());
+    }
+
+    /// What names something stored by its id alone, and what has an id for another reason.
+    #[test]
+    fn an_id_asks_for_what_is_stored_only_where_that_can_be() {
+        for stored in [
+            r#"{"input":[{"id":"msg_1"}]}"#,
+            r#"{"id":1,"input" : [ [{"id":"msg_1"}] ]}"#,
+            r#"{"input":{"id":"msg_1"}}"#,
+            r#"{"messages":[{"input":[{"id":"msg_1"}]}]}"#,
+            r#"{"messages":[{"role":"assistant","audio":{"id":"a"}}]}"#,
+            r#"{"messages":[{"role":"assistant","audio":[{"id":"a"}]}]}"#,
+            r#"{"\u0069nput":[{"id":"msg_1"}]}"#,
+            r#"{"input":[{"i\u0064":"msg_1"}]}"#,
+        ] {
+            assert!(of(stored.as_bytes()).beyond.unseen, "{stored}");
+        }
+        for (other, looks) in [
+            (r#"{"messages":[{"tool_calls":[{"id":"c","type":"function"}]}]}"#, false),
+            (
+                r#"{"messages":[{"content":[{"type":"tool_use","id":"t","input":{"id":"x"}}]}]}"#,
+                false,
+            ),
+            (r#"{"input":"audio","user":{"id":"x"},"modalities":["audio"]}"#, false),
+            (r#"{"input":[{"type":"message","id":"m"}]}"#, true),
+        ] {
+            assert_eq!(of(other.as_bytes()), Marks::default(), "{other}");
+            assert_eq!(search(other.as_bytes()), Some((false, looks)), "{other}");
+        }
     }
 
     /// The first pass must find whatever the second one would.

@@ -1,7 +1,11 @@
 //! What a request asks for beyond its body, in every dialect.
 
-use crate::wire::beyond::of;
+use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use crate::wire::beyond::{Beyond, of, words};
+use crate::wire::loops::Loops;
+use crate::wire::marks;
 
 fn asked(body: &Value) -> (bool, bool, bool) {
     let found = of(body.to_string().as_bytes()).unwrap();
@@ -197,4 +201,61 @@ fn a_name_is_read_as_the_provider_reads_it() {
     }
     let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
     assert_eq!(of(deep.as_bytes()), None);
+}
+
+/// Requests of names and values that mean something somewhere, nested at random.
+fn request() -> impl Strategy<Value = Value> {
+    const PLACES: &[&str] = &[
+        "id",
+        "input",
+        "audio",
+        "type",
+        "role",
+        "content",
+        "messages",
+        "tools",
+        "max_uses",
+        "max_tool_calls",
+        "arguments",
+        "text",
+        "name",
+        "x",
+    ];
+    let places = prop::sample::select(PLACES).prop_map(str::to_owned);
+    let word = words().map(|word| word.trim_matches('"').to_owned());
+    let words = prop::sample::select(word.collect::<Vec<_>>());
+    let name = prop_oneof![9 => places, 1 => words.clone()];
+    let leaf = prop_oneof![
+        1 => prop::sample::select(vec![json!(null), json!(""), json!(3), json!(false)]),
+        2 => Just(json!("a")),
+        1 => words.prop_map(Value::from),
+    ];
+    let member = leaf.prop_recursive(6, 24, 4, move |inner| {
+        let named = (name.clone(), inner.clone());
+        prop_oneof![
+            1 => prop::collection::vec(inner, 0..3).prop_map(Value::from),
+            3 => prop::collection::vec(named, 0..4).prop_map(|all| Value::Object(all.into_iter().collect())),
+        ]
+    });
+    prop::collection::vec((prop::sample::select(PLACES), member), 0..4)
+        .prop_map(|all| all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+proptest! {
+    #![proptest_config(super::fixtures::random(2_000))]
+
+    /// The pass that looks for words overlooks nothing that the one that understands them finds.
+    #[test]
+    fn what_is_asked_for_is_never_overlooked(request in request(), pretty in any::<bool>()) {
+        let body = if pretty { format!("{request:#}") } else { request.to_string() };
+        // Limits of tools are none of it where there are no tools.
+        let asks = |mut of: Beyond| {
+            if of.loops.tools == 0 {
+                of.loops = Loops::default();
+            }
+            of
+        };
+        let understood = of(body.as_bytes()).unwrap_or(Beyond::ALL);
+        prop_assert_eq!(asks(marks::of(body.as_bytes()).beyond), asks(understood), "{}", body);
+    }
 }
