@@ -2,14 +2,14 @@
 //! provider may add what the gateway can't see. One pass looks for words; only where there are
 //! some, a second one looks where they are.
 
-use aho_corasick::{AhoCorasick, MatchKind};
 use std::sync::LazyLock;
 
 use super::beyond::{self, Beyond};
 use super::json::Cursor;
 use super::walk;
+use super::words::Words;
 
-/// How a picture begins. Each word begins a string, so that the search leaps from quote to quote.
+/// How a picture begins. Each word begins a string, as `Words` wants it.
 const PICTURE: [&str; 4] = ["\"image", "\"input_image", "\"computer_screenshot", "\"data:"];
 
 /// Escapes of plain letters, and of what else is in those words, which no encoder writes: whoever
@@ -33,14 +33,12 @@ pub struct Marks {
 
 /// All words, and how many of them ask for something; `None` is a bug, and everything is assumed
 /// of a body then.
-static WORDS: LazyLock<Option<(AhoCorasick, usize)>> = LazyLock::new(|| {
+static WORDS: LazyLock<Option<(Words, usize)>> = LazyLock::new(|| {
     let mut words: Vec<String> = beyond::words().collect();
     let asking = words.len();
     words.extend(PICTURE.iter().chain(&HIDDEN).map(|word| (*word).to_owned()));
     words.extend(STORED.iter().map(|word| (*word).to_owned()));
-    let mut builder = AhoCorasick::builder();
-    builder.ascii_case_insensitive(true).match_kind(MatchKind::LeftmostLongest);
-    Some((builder.build(words).ok()?, asking))
+    Some((Words::new(&words)?, asking))
 });
 
 /// Looks through a body of JSON.
@@ -59,12 +57,11 @@ fn search(body: &[u8]) -> Option<(bool, bool)> {
     let stored = hidden + HIDDEN.len();
     let (mut picture, mut asks) = (false, false);
     let (mut id, mut place, mut object) = (false, false, false);
-    for found in words.find_iter(body) {
-        let word = found.pattern().as_usize();
+    for (word, end) in words.find(body) {
         match word.checked_sub(stored).and_then(|word| STORED.get(word)) {
             Some(&ID) => id = true,
-            Some(&INPUT) if opens(body, found.end()) == Some(b'{') => object = true,
-            Some(_) => place |= opens(body, found.end()).is_some(),
+            Some(&INPUT) if opens(body, end) == Some(b'{') => object = true,
+            Some(_) => place |= opens(body, end).is_some(),
             None => {
                 asks |= word < pictures || word >= hidden;
                 picture |= word >= pictures;

@@ -21,6 +21,7 @@ pub mod splice;
 pub mod text_len;
 pub mod tokens;
 pub mod walk;
+pub mod words;
 
 mod hold;
 mod nest;

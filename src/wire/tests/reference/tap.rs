@@ -152,7 +152,7 @@ impl Tap {
     fn outside(&mut self, byte: u8) {
         match (self.place, byte) {
             (Place::End | Place::Other, _) => {}
-            (Place::Start, b' ' | b'\t' | b'\n' | b'\r') => {}
+            (Place::Start, b' ' | b'\t' | b'\n' | b'\r' | 0xEF | 0xBB | 0xBF) => {}
             (Place::Start, b'{') => self.open_object(),
             (Place::Start, b'[') => {
                 self.depth = 1;
