@@ -16,7 +16,8 @@ impl Habits {
     /// Of the model with this id at its provider.
     pub fn of(id: &str) -> Habits {
         let last = id.rsplit('/').next().unwrap_or(id);
-        let researches = id.contains("deep-research");
+        // Several agents at work are xAI's.
+        let researches = id.contains("deep-research") || last.contains("multi-agent");
         let search_api = last.contains("-search-api");
         Habits {
             researches,
@@ -40,6 +41,7 @@ mod tests {
             ("o3-deep-research", habits(true, false, true)),
             ("perplexity/sonar-pro", habits(false, true, false)),
             ("sonar-deep-research", habits(true, true, true)),
+            ("xai/grok-4.20-multi-agent-beta-0309", habits(true, false, true)),
             ("sonar/other", habits(false, false, false)),
         ] {
             assert_eq!(Habits::of(id), expected, "{id}");

@@ -1,6 +1,7 @@
 //! What a model costs, and what a request came to. Integers throughout.
 
 use crate::units::{NanoUsd, Usage};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The price of one model at one place. Rates are picodollars per token: $0.15 per million
@@ -35,6 +36,8 @@ pub struct Price {
     pub per_character: Option<NanoUsd>,
     /// Each server-side search.
     pub per_search: Option<NanoUsd>,
+    /// Each search by a tool of OpenAI's previews. Absent: as `per_search`.
+    pub per_preview_search: Option<NanoUsd>,
     /// Each request for which there was a search, however many there were.
     pub per_searched_request: Option<NanoUsd>,
     /// Rates for long prompts, in any order.
@@ -103,6 +106,14 @@ impl Price {
     /// Whether it is the built-in catalogue's, and not the operator's own.
     pub fn is_listed(&self) -> bool {
         !self.free && self.version.starts_with("catalogue")
+    }
+
+    /// The price for a request whose searches may be by a tool of OpenAI's previews, or not.
+    pub fn searched_by(&self, preview: bool) -> Cow<'_, Price> {
+        match self.per_preview_search.filter(|_| preview) {
+            Some(each) => Cow::Owned(Price { per_search: Some(each), ..self.clone() }),
+            None => Cow::Borrowed(self),
+        }
     }
 
     /// What tiers compare: (3 × input + output) / 4, in picodollars per token, rounded up.

@@ -76,7 +76,9 @@ pub(super) fn parse(line: &str, version: &Arc<str>) -> Option<ModelCard> {
 /// A thousand searches are $10 at OpenAI and Anthropic.
 const SEARCH: NanoUsd = NanoUsd(10_000_000);
 
-/// With OpenAI's search models before GPT-5, a thousand are $25, and what they find is free.
+/// With OpenAI's search models before GPT-5, and by the tool of that time (`web_search_preview`) for
+/// models that don't reason, a thousand are $25, and what they find is free
+/// (<https://platform.openai.com/docs/pricing>).
 const SEARCH_MODEL: NanoUsd = NanoUsd(25_000_000);
 
 /// At Perplexity, a thousand requests are up to $14, $22 with Sonar Pro, by how much is searched;
@@ -106,6 +108,14 @@ fn searches(row: &Row<'_>) -> (Option<NanoUsd>, Option<NanoUsd>) {
         "gemini" | "vertex_ai" if id.starts_with("gemini") => (Some(GOOGLE_SEARCH), None),
         _ => (None, None),
     }
+}
+
+/// The price of each search by OpenAI's older tool, where it is another.
+fn preview_searches(row: &Row<'_>) -> Option<NanoUsd> {
+    let id = row.id.rsplit('/').next().unwrap_or_default();
+    let reasons = !["gpt-3", "gpt-4", "chatgpt"].iter().any(|old| id.starts_with(old));
+    let it_is = matches!(row.p.as_str(), "openai" | "azure");
+    (it_is && (!reasons || id.contains("-chat"))).then_some(SEARCH_MODEL)
 }
 
 fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
@@ -140,6 +150,7 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         per_second: each(&row.unit, "second")?,
         per_character: each(&row.unit, "character")?,
         per_search,
+        per_preview_search: preview_searches(row),
         per_searched_request,
         steps,
         flex: service("flex_"),

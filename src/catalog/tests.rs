@@ -226,3 +226,23 @@ fn searches_at_google_are_billed_by_request_or_by_search() {
         assert_eq!(price.units_worst(1, 0, 0).0, 0, "{id}");
     }
 }
+
+#[test]
+fn searches_by_openais_older_tool_are_dearer_where_models_dont_reason() {
+    let used = Usage { web_searches: Some(2), ..Usage::default() };
+    for (id, cents, by_preview) in [
+        ("gpt-4o", 1.0, 2.5),
+        ("gpt-4.1-mini", 1.0, 2.5),
+        ("gpt-5-chat-latest", 1.0, 2.5),
+        ("gpt-5", 1.0, 1.0),
+        ("o4-mini", 1.0, 1.0),
+        ("gpt-4o-search-preview", 2.5, 2.5),
+    ] {
+        let price = price("openai", id);
+        for (preview, cents) in [(false, cents), (true, by_preview)] {
+            let two = NanoUsd((2.0 * cents * 1e7) as u64);
+            assert_eq!(price.searched_by(preview).cost(&used), two, "{id}");
+            assert_eq!(price.searched_by(preview).units_worst(1, 0, 2), two, "{id}");
+        }
+    }
+}

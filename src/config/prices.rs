@@ -137,6 +137,7 @@ fn price(
         per_second: map.per_second,
         per_character: map.per_character,
         per_search: map.per_search,
+        per_preview_search: None,
         per_searched_request: map.per_searched_request,
         steps: steps(map, report),
         flex: None,

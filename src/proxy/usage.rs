@@ -58,7 +58,8 @@ pub fn charged(
     report: &Report,
     record: &AttemptRecord,
 ) -> NanoUsd {
-    let price = &attempt.candidate.target.price;
+    let preview = exchange.call.as_ref().is_some_and(worst::searches_by_preview);
+    let price = &*attempt.candidate.target.price.searched_by(preview);
     let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
     let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
     let cost =

@@ -103,7 +103,8 @@ impl<'a> Worst<'a> {
         };
         let input = input(call, model, target, exact)?;
         let searches = searches(call, target);
-        let units = target.price.units_worst(answers(call), call.body.len() as u64, searches);
+        let price = target.price.searched_by(searches_by_preview(call));
+        let units = price.units_worst(answers(call), call.body.len() as u64, searches);
         Ok(Worst {
             target,
             input,
@@ -189,6 +190,11 @@ fn searches(call: &Call, target: &Target) -> u64 {
         true => tool_calls(call, target).unwrap_or(unsaid),
         false => 0,
     }
+}
+
+/// Whether they may be by a tool of OpenAI's previews.
+pub fn searches_by_preview(call: &Call) -> bool {
+    marks(call).beyond.preview
 }
 
 /// What a request asks for that has no known price at this target.

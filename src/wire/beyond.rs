@@ -12,7 +12,7 @@ use super::walk;
 
 /// Names and values that begin so stand for input that the gateway can't see, or whose bytes don't
 /// bound it (a page of a document is a picture, too). Written in any case, with or without `_`.
-const UNSEEN: [&str; 25] = [
+const UNSEEN: [&str; 28] = [
     "previous_response_id",
     "item_reference",
     "file_id",
@@ -25,6 +25,9 @@ const UNSEEN: [&str; 25] = [
     "url_context",
     "code_execution",
     "code_interpreter",
+    "enable_code_interpreter",
+    "web_extractor",
+    "image_search",
     "container_auto",
     "container_reference",
     "container_upload",
@@ -63,14 +66,20 @@ const SEARCH: [&str; 15] = [
     "pmpt_",
 ];
 
+/// OpenAI's tool of before 2025-08.
+const PREVIEW: &str = "web_search_preview";
+
 /// Tools that a provider runs by itself, once or many times: after each time the model reads all of
 /// its input again, and what the tool has said. Only as tools, not as what some tool once said.
-const LOOPS: [&str; 17] = [
+const LOOPS: [&str; 20] = [
     "web_search",
     "web_fetch",
     "visit_website",
     "code_execution",
     "code_interpreter",
+    "enable_code_interpreter",
+    "web_extractor",
+    "image_search",
     "container_auto",
     "container_reference",
     "file_search",
@@ -138,6 +147,8 @@ pub struct Beyond {
     pub unseen: bool,
     /// The provider may search the web for it.
     pub search: bool,
+    /// By a tool of OpenAI's previews, which may have another price.
+    pub preview: bool,
     /// The provider may draw pictures.
     pub draws: bool,
     /// Another model may work for it.
@@ -153,6 +164,7 @@ impl Beyond {
     pub const ALL: Beyond = Beyond {
         unseen: true,
         search: true,
+        preview: true,
         draws: true,
         others: true,
         loops: Loops { tools: 1, bounded: 0, uses: 0, calls: None },
@@ -220,9 +232,9 @@ impl Beyond {
             described |= matches!(member, b"type" | b"role" | b"content");
             let top = depth == 0;
             if member == b"max_uses" {
-                uses = limit(uses, walk::count(&mut cursor.clone())?);
+                uses = limit(uses, number(cursor)?);
             } else if top && member == b"max_tool_calls" {
-                self.loops.calls = limit(self.loops.calls, walk::count(&mut cursor.clone())?);
+                self.loops.calls = limit(self.loops.calls, number(cursor)?);
             }
             let (tools, said) = (self.loops.tools, self.said);
             self.said = member != b"tools" && (said || (top && SAID.contains(&member)));
@@ -258,6 +270,7 @@ impl Beyond {
     fn add(&mut self, more: Beyond) {
         self.unseen |= more.unseen;
         self.search |= more.search;
+        self.preview |= more.preview;
         self.draws |= more.draws;
         self.others |= more.others;
         if !self.said {
@@ -278,7 +291,17 @@ impl Beyond {
         let draws = DRAWS.iter().any(|all| starts(word, all) && len == letters(all).count());
         let loops =
             Loops { tools: u64::from(begins(&LOOPS) && !starts(word, ONCE)), ..Loops::default() };
-        Beyond { unseen, search, draws, others: begins(&OTHERS), loops, said: false }
+        let preview = starts(word, PREVIEW);
+        Beyond { unseen, search, preview, draws, others: begins(&OTHERS), loops, said: false }
+    }
+}
+
+/// The count that comes next, not taken. Only what is one is looked at: containers would be read once
+/// for each that they are in.
+fn number(cursor: &Cursor) -> Result<Option<u64>, ScanError> {
+    match cursor.peek() {
+        Some(b'{' | b'[') => Ok(None),
+        _ => walk::count(&mut cursor.clone()),
     }
 }
 

@@ -14,7 +14,8 @@ const PICTURE: [&str; 4] = ["\"image", "\"input_image", "\"computer_screenshot",
 
 /// Escapes of plain letters, and of what else is in those words, which no encoder writes: whoever
 /// does may be hiding one.
-const HIDDEN: [&str; 7] = ["\\u002d", "\\u002f", "\\u003a", "\\u004", "\\u005", "\\u006", "\\u007"];
+const HIDDEN: [&str; 8] =
+    ["\\u002d", "\\u002f", "\\u0032", "\\u003a", "\\u004", "\\u005", "\\u006", "\\u007"];
 
 /// What is stored at a provider may be named by no more than its id, as an item of the input, or as
 /// a sound. Every call of a tool has an id, too, and Anthropic's have their input beside it.
@@ -153,9 +154,12 @@ mod tests {
     fn every_word_is_looked_for_however_it_is_written() {
         for word in beyond::words() {
             let word = word.trim_start_matches('"').trim_end_matches('"');
-            let first = u32::from(*word.as_bytes().first().unwrap());
-            let hidden = format!("\\u{first:04x}{}", word.get(1..).unwrap());
-            for written in [word.to_owned(), word.to_uppercase(), hidden] {
+            let hidden =
+                word.char_indices().filter(|_| !word.contains('\\')).map(|(at, letter)| {
+                    let (before, after) = (word.get(..at).unwrap(), word.get(at + 1..).unwrap());
+                    format!("{before}\\u{:04x}{after}", u32::from(letter))
+                });
+            for written in [word.to_owned(), word.to_uppercase()].into_iter().chain(hidden) {
                 let body = format!("{{\"{written}\":1}}");
                 assert!(of(body.as_bytes()).beyond != Beyond::default(), "{body}");
                 let body = format!("{{\"tools\":[{{\"type\":\"{written}\"}}]}}");

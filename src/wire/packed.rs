@@ -63,6 +63,8 @@ pub struct Packed {
     unread: u64,
     /// All bytes so far.
     fed: u64,
+    /// Those of them that may hold what has not come out.
+    silent: u64,
     ended: bool,
 }
 
@@ -149,7 +151,7 @@ impl Packed {
                 Unpacker::Zstd(decoder)
             }
         };
-        Ok(Packed { unpacker, broken: None, unread: 0, fed: 0, ended: false })
+        Ok(Packed { unpacker, broken: None, unread: 0, fed: 0, silent: 0, ended: false })
     }
 
     /// The next bytes of the answer. What comes after a fault in the packing is not read.
@@ -162,6 +164,7 @@ impl Packed {
         let more = (bytes.len() as u64).saturating_mul(RATIO);
         let plain = self.plain();
         plain.1 = plain.1.saturating_add(more);
+        let left = plain.1;
         // An event that is there is read now, not with the next one.
         fn all(writer: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
             writer.write_all(bytes)?;
@@ -174,6 +177,13 @@ impl Packed {
             Unpacker::Zstd(writer) => all(writer, bytes),
         };
         self.broken = fed.err();
+        // These give out what they have; the others keep what is left of a piece for its block.
+        let at_once = matches!(self.unpacker, Unpacker::Gzip(_) | Unpacker::Deflate(_));
+        self.silent = match self.left() < left {
+            true if at_once => 0,
+            true => bytes.len() as u64,
+            false => self.silent + bytes.len() as u64,
+        };
         if self.broken.is_some() {
             self.unread += bytes.len() as u64;
         }
@@ -183,10 +193,10 @@ impl Packed {
     pub fn report(&self) -> Report {
         let mut report = self.meter().report();
         report.text_bytes += self.unread;
-        let cut = report.end == End::Truncated && self.said_nothing();
-        if !self.ended || cut {
+        let cut = self.broken.is_none() && report.end == End::Truncated && self.said_nothing();
+        if self.broken.is_none() && (!self.ended || cut) {
             // A block of it may not be there as a whole.
-            report.text_bytes = report.text_bytes.max(self.fed.saturating_mul(TYPICAL));
+            report.text_bytes += self.silent.saturating_mul(TYPICAL);
         } else if self.broken.is_some() {
             // All of it has come, whatever it says.
             report.end = End::Complete;

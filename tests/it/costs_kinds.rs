@@ -36,6 +36,7 @@ fn config(provider: &Provider) -> String {
          own: {{ targets: [ {{ provider: openai, model: own, price: {{ {own}, {units} }} }} ] }}\n  \
          units: {{ targets: [ {{ provider: openai, model: units, price: {{ {units} }} }} ] }}\n  \
          gpt-5.6: {{ targets: [ {{ provider: openai, model: gpt-5.6 }} ] }}\n  \
+         gpt-4o: {{ targets: [ {{ provider: openai, model: gpt-4o }} ] }}\n  \
          tts-1: {{ targets: [ {{ provider: openai, model: tts-1 }} ] }}\n",
         head()
     )
@@ -169,6 +170,15 @@ async fn images_seconds_characters_and_searches() {
     let asked = ask(&server, "/v1/responses", &json!({"model": "own", "input": "Hi"}));
     let (cost, ..) = play(&server, &provider, asked, Some(&told)).await;
     assert_eq!(cost, 7 * IN + 3 * OUT + 2 * SEARCH + REQUEST);
+
+    // The tool of OpenAI's previews is dearer with models that don't reason.
+    for (tool, each) in [("web_search", 10_000_000), ("web_search_preview_2025_03_11", 25_000_000)]
+    {
+        let body = json!({"model": "gpt-4o", "input": "Hi", "tools": [{"type": tool}]});
+        let asked = ask(&server, "/v1/responses", &body);
+        let (cost, ..) = play(&server, &provider, asked, Some(&told)).await;
+        assert_eq!(cost, 7 * 2_500 + 3 * 10_000 + 2 * each, "{tool}");
+    }
 }
 
 /// A vector is no output, however long it is.

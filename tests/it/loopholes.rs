@@ -577,13 +577,14 @@ async fn post_raw(url: String, body: String) -> reqwest::Response {
 async fn another_models_tools_are_refused() {
     let provider = provider();
     let server = Server::start(&config(&provider));
-    let tool = json!({"type": "advisor_20260301", "name": "advisor", "model": "dear"});
-    let mut body = chat("claude");
-    body["max_tokens"] = 9.into();
-    body["tools"] = json!([tool]);
-    let answer = post_to(server.url("/v1/messages"), body).await;
-    assert_eq!(answer.status(), 400, "{}", answer.text().await.unwrap());
-    assert_eq!(provider.requests().len(), 0);
+    for kind in ["advisor_20260301", "advisor_\\u003220260301", "\\u0061dvisor_20260301"] {
+        let tool = format!(r#"{{"type":"{kind}","name":"advisor","model":"dear"}}"#);
+        let body = chat("claude").to_string();
+        let body = format!(r#"{{"max_tokens":9,"tools":[{tool}],{}"#, &body[1..]);
+        let answer = post_raw(server.url("/v1/messages"), body).await;
+        assert_eq!(answer.status(), 400, "{}", answer.text().await.unwrap());
+        assert_eq!(provider.requests().len(), 0);
+    }
 }
 
 /// Counting tokens is free at every provider that has it.

@@ -121,10 +121,14 @@ fn an_event_is_read_when_it_is_there() {
         let (mut plain, mut meter) = (meter(fixture), meter(fixture).packed(coding));
         for (event, packed) in events.iter().zip(pack(coding, &events)) {
             plain.chunk(Bytes::copy_from_slice(event));
+            let len = packed.len();
             meter.chunk(packed.into());
             let (got, expected) = (meter.report(), plain.report());
             assert_eq!(got.usage, expected.usage, "{coding:?}");
-            assert!(got.text_bytes >= expected.text_bytes, "{coding:?}");
+            // What may not have come out is at most this piece.
+            let more = got.text_bytes.checked_sub(expected.text_bytes).unwrap();
+            let most = if matches!(coding, Coding::Gzip | Coding::Deflate) { 0 } else { len };
+            assert!(more <= 4 * most as u64, "{coding:?}: {more} of {most}");
         }
     }
 }
@@ -141,17 +145,19 @@ fn gzip_may_have_several_members() {
 #[test]
 fn what_is_no_such_coding_goes_past_and_says_so() {
     let fixture = &STREAMS[0];
-    for (_, coding) in CODINGS {
+    for (pieces, (_, coding)) in [1, 2].into_iter().flat_map(|n| CODINGS.map(|coding| (n, coding)))
+    {
         let mut meter = meter(fixture).packed(coding);
         let sent = Bytes::from_static(b"data: this is not compressed at all, not in any way\n\n");
-        assert_eq!(meter.chunk(sent.clone()), sent);
-        assert_eq!(meter.chunk(sent.clone()), sent);
+        for _ in 0..pieces {
+            assert_eq!(meter.chunk(sent.clone()), sent);
+        }
         meter.end();
         assert!(meter.unreadable().is_some(), "{coding:?}");
         assert_eq!(meter.report().usage.output, None);
         assert_eq!(meter.report().end, End::Complete, "all of it has come");
         // As many bytes as went past, since nothing else says how much there was.
-        assert!(meter.report().text_bytes >= 2 * sent.len() as u64, "{coding:?}");
+        assert!(meter.report().text_bytes >= pieces * sent.len() as u64, "{coding:?}");
     }
     assert_eq!(Coding::named("gzip, br"), None);
 }
