@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// Bytes that are kept until the flush.
 const KEPT: usize = 16 * 1024;
@@ -30,12 +31,35 @@ pub struct Gather {
     inner: Stream,
     /// Written and not yet sent. Given back at every flush: an idle connection keeps no room.
     kept: Vec<u8>,
+    /// How long the client may take nothing.
+    patience: Duration,
+    /// It takes nothing; until when.
+    stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gather {
-    /// Gathers what is written to a connection.
-    pub fn new(inner: Stream) -> Self {
-        Gather { inner, kept: Vec::new() }
+    /// Gathers what is written to a connection. A client that takes no byte for as long as
+    /// `patience` is given up: Pingora's own timeout is for writes, and what is kept here is sent
+    /// at the flush.
+    pub fn new(inner: Stream, patience: Duration) -> Self {
+        Gather { inner, kept: Vec::new(), patience, stuck: None }
+    }
+
+    /// What has come of writing; an error where it has been nothing for too long.
+    fn patiently<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stuck = None;
+            return poll;
+        }
+        let patience = self.patience;
+        let until = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(until.as_mut().poll(cx));
+        self.stuck = None;
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
 
     fn keep(&mut self, data: &[u8]) {
@@ -48,7 +72,8 @@ impl Gather {
     /// Sends what is kept.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
-            let sent = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.kept))?;
+            let poll = Pin::new(&mut self.inner).poll_write(cx, &self.kept);
+            let sent = ready!(self.patiently(cx, poll))?;
             self.sent(sent)?;
         }
         self.kept = Vec::new();
@@ -68,7 +93,8 @@ impl Gather {
     fn poll_send_with(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         while !self.kept.is_empty() {
             let both = [IoSlice::new(&self.kept), IoSlice::new(data)];
-            let sent = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, &both))?;
+            let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, &both);
+            let sent = ready!(self.patiently(cx, poll))?;
             let kept = self.kept.len();
             if sent > kept {
                 self.kept = Vec::new();
@@ -77,7 +103,8 @@ impl Gather {
             self.sent(sent)?;
         }
         self.kept = Vec::new();
-        Pin::new(&mut self.inner).poll_write(cx, data)
+        let poll = Pin::new(&mut self.inner).poll_write(cx, data);
+        self.patiently(cx, poll)
     }
 }
 
@@ -115,7 +142,8 @@ impl AsyncWrite for Gather {
             return Poll::Ready(Ok(bytes));
         }
         ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.patiently(cx, poll)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -124,7 +152,8 @@ impl AsyncWrite for Gather {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let poll = Pin::new(&mut self.inner).poll_flush(cx);
+        self.patiently(cx, poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -258,7 +287,7 @@ mod tests {
     fn on(most: usize) -> (Gather, Wire) {
         let wire = Wire { most, sends: Arc::default() };
         let socket = VirtualSocketStream::new(Box::new(wire.clone()));
-        (Gather::new(Box::new(L4Stream::from(socket))), wire)
+        (Gather::new(Box::new(L4Stream::from(socket)), Duration::from_secs(9)), wire)
     }
 
     #[tokio::test]

@@ -32,6 +32,8 @@ const KEEP_ALIVE: u64 = 60;
 pub struct Patience {
     /// For the TLS handshake, and for a whole request header.
     pub header: Duration,
+    /// For taking the first byte, or another one, of what is sent to it.
+    pub read: Duration,
 }
 
 /// Makes a TLS acceptor from PEM files, with HTTP/2 offered by ALPN.
@@ -161,7 +163,7 @@ where
         return Ok(());
     }
     let mark = ConnectionMark::default();
-    let mut session = ServerSession::new_http1(Box::new(Gather::new(stream)));
+    let mut session = ServerSession::new_http1(Box::new(Gather::new(stream, patience.read)));
     session.set_keepalive((!*shutdown.borrow()).then_some(KEEP_ALIVE));
     session.set_pipelining_enabled(true);
     session.set_connection_user_context(Some(Box::new(mark.clone())));

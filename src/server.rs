@@ -152,7 +152,8 @@ async fn serve(
         .map_err(|error| StartError::System(error.to_string()))?;
     let (stop, stopping) = watch::channel(false);
     let proxy = Arc::new(data_plane(gateway));
-    let patience = Patience { header: snapshot.server.header_timeout };
+    let patience =
+        Patience { header: snapshot.server.header_timeout, read: snapshot.server.idle_timeout };
     let open = Arc::new(Running::default());
     let mut ready = Ready { data: Vec::new(), admin: sockets.admin.local };
     for (listener, socket) in snapshot.listeners.iter().zip(sockets.data) {

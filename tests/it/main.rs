@@ -25,6 +25,7 @@ mod loopholes;
 mod memory;
 mod observability;
 mod mixed;
+mod multiplexed;
 mod packed;
 mod passthrough;
 mod promql;

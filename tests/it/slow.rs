@@ -101,3 +101,18 @@ async fn who_does_not_read_is_let_go() {
     let line = server.log(1).await.pop().unwrap();
     assert_eq!(line["client_gone"], true, "{line}");
 }
+
+/// The same before anybody knows who it is: refusals are answers, too.
+#[tokio::test]
+async fn who_does_not_read_refusals_is_let_go() {
+    let provider = provider();
+    let head = head_with("threads: 2, idle_timeout: 1s", "");
+    let server = Server::start(&config_of(&head, &provider, "", &model("gpt", "sim-gpt", "")));
+    let mut deaf = Raw::connect(server.data[0]).await;
+    let request = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: tb-no\r\n\
+                   content-length: 2\r\n\r\n{}";
+    let requests = request.repeat(100);
+    let sent = async { while deaf.send(requests.as_bytes()).await {} };
+    let let_go = tokio::time::timeout(Duration::from_secs(60), sent).await;
+    assert!(let_go.is_ok(), "the server waits for a client that reads nothing");
+}

@@ -1,0 +1,107 @@
+//! Requests that share a connection to a provider, as HTTP/2 has it, share nothing else.
+
+use crate::raw::Raw;
+use crate::support::*;
+use bytes::Bytes;
+use h2::Reason;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tollbar_loadtest::provider::Script;
+
+/// A client that has stopped reading fills its own stream, not the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_does_not_read_is_in_nobodys_way() {
+    let provider = provider();
+    let event = Bytes::from(format!("data: {}\n\n", "x".repeat(16 * 1024)));
+    let endless = Script { raw: Some(vec![event; 4096]), ..Script::default() };
+    provider.script("sim-deaf", vec![endless]);
+    let models = model("gpt", "sim-gpt", "") + &model("deaf", "sim-deaf", "");
+    let config = config_of(&head(), &provider, ", http2: always", &models);
+    let server = Server::start(&config);
+    let mut deaf = Raw::connect(server.data[0]).await;
+    let body = chat_stream("deaf").to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert!(deaf.send(request.as_bytes()).await);
+    deaf.request().await.unwrap();
+    let (http, url) = (client(), server.url("/v1/chat/completions"));
+    for n in 0..300 {
+        let answer = post(&http, url.clone(), chat("gpt").to_string());
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
+        assert_eq!(answer.expect("no answer").status(), 200, "request {n}");
+    }
+    assert_eq!(provider.connections(), 1, "there was nothing to share");
+}
+
+/// What a provider does with a request.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Answer,
+    Reset(Reason),
+}
+
+/// A provider that does this with the requests that come, one after the other.
+async fn provider_of(turns: Vec<Turn>) -> (String, Arc<Mutex<VecDeque<Turn>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let left = Arc::new(Mutex::new(VecDeque::from(turns)));
+    let turns = left.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let turns = turns.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let turn = turns.lock().unwrap().pop_front();
+                    match turn.expect("one request too many") {
+                        Turn::Reset(why) => respond.send_reset(why),
+                        Turn::Answer => {
+                            let head = http::Response::builder()
+                                .header("content-type", "application/json")
+                                .body(())
+                                .unwrap();
+                            let mut body = respond.send_response(head, false).unwrap();
+                            let text = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+                            body.send_data(Bytes::from(text), true).unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (base, left)
+}
+
+/// A stream that the provider says it hasn't looked at is sent again and costs nothing; one that it
+/// has reset otherwise may have been worked on.
+#[tokio::test]
+async fn a_refused_stream_is_sent_again() {
+    for (reason, attempts) in [
+        (Reason::REFUSED_STREAM, &[("ok", "reported")][..]),
+        (Reason::INTERNAL_ERROR, &[("ok", "reported"), ("read_error", "estimated")]),
+    ] {
+        let turns = vec![Turn::Answer, Turn::Reset(reason), Turn::Answer];
+        let (base, left) = provider_of(turns).await;
+        let server = Server::start(&format!(
+            "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\", http2: always }}\nmodels:\n{}",
+            head(),
+            model("gpt", "sim-gpt", "")
+        ));
+        let (http, url) = (client(), server.url("/v1/chat/completions"));
+        let first = post(&http, url.clone(), chat("gpt").to_string()).await;
+        assert_eq!(first.status(), 200);
+        let second = post(&http, url, chat("gpt").to_string()).await;
+        assert_eq!(second.status(), 200, "{reason}");
+        assert!(left.lock().unwrap().is_empty(), "{reason}");
+        let line = server.log(2).await.pop().unwrap();
+        let rows = rows(&server, line["request_id"].as_str().unwrap()).await;
+        let made: Vec<_> = rows
+            .iter()
+            .map(|row| (row["outcome"].as_str().unwrap(), row["usage_source"].as_str().unwrap()))
+            .collect();
+        assert_eq!(made, attempts, "{reason}");
+    }
+}
