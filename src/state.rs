@@ -279,7 +279,12 @@ impl Gateway {
         }
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential.clone()));
-        self.health.keep(|name| named.contains(name));
+        // What is passed through to a provider may have a target of its own.
+        let passed = |name: &str| {
+            name.split_once('/')
+                .is_some_and(|(provider, _)| snapshot.providers.contains_key(provider))
+        };
+        self.health.keep(|name| named.contains(name) || passed(name));
         self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
             // At 0 from the start, for the same reason as the metrics' own.

@@ -61,8 +61,10 @@ enum Class {
     ElseWhere,
 }
 
-fn classify(status: u16) -> Class {
+fn classify(status: u16, metered: bool) -> Class {
     match status {
+        // Asked for by what a client has kept of an earlier answer.
+        304 if !metered => Class::Relay,
         300..=399 | 401 | 403 | 408 | 429 | 500.. => Class::ElseWhere,
         _ => Class::Relay,
     }
@@ -93,7 +95,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let Some(attempt) = call.current.as_mut() else {
         return Err(Error::explain(ErrorType::InternalError, "an answer without an attempt"));
     };
-    if let Class::ElseWhere = classify(status) {
+    if let Class::ElseWhere = classify(status, metered) {
         let after = (status == 429).then(|| cooldown::from_headers(&header.headers, Utc::now()));
         let after = after.flatten();
         attempt.failure = Some(Failure::Status(status, after));
@@ -107,7 +109,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     // A transcript of silence may be empty.
     let answers = metered && !endpoint.multipart();
-    if answers && header.status.is_success() && says_nothing(&header.headers) {
+    if answers && header.status.is_success() && says_nothing(header) {
         // Every other call that is metered has an answer: another target may give it.
         attempt.failure = Some(Failure::Broken("its answer is empty".into()));
         return Err(Error::new_up(ErrorType::HTTPStatus(status)));
@@ -165,8 +167,9 @@ fn hides_usage(call: &Call) -> bool {
     call.stream && asks_usage(call.endpoint) && !asked
 }
 
-fn says_nothing(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+fn says_nothing(header: &ResponseHeader) -> bool {
+    matches!(header.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT)
+        || header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
 /// How a body is compressed.

@@ -32,7 +32,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
-const NOT_FORWARDED: [&str; 26] = [
+const NOT_FORWARDED: [&str; 28] = [
     "host",
     "connection",
     "keep-alive",
@@ -62,6 +62,8 @@ const NOT_FORWARDED: [&str; 26] = [
     // … or choose who pays, and how much.
     "x-goog-user-project",
     "x-amzn-bedrock-service-tier",
+    "openai-organization",
+    "openai-project",
 ];
 
 /// The client's bytes, with the fields changed that this target needs.

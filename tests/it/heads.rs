@@ -166,16 +166,21 @@ async fn an_empty_answer_is_none() {
                 while let Some((_, body)) = raw.request().await {
                     let stream = String::from_utf8_lossy(&body).contains("\"stream\":true");
                     let kind = if stream { "text/event-stream" } else { "application/json" };
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 0\r\n\r\n"
-                    );
-                    raw.send(answer.as_bytes()).await;
+                    let empty = match String::from_utf8_lossy(&body).contains("\"n\":1") {
+                        true => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+                        false => format!(
+                            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 0\r\n\r\n"
+                        ),
+                    };
+                    raw.send(empty.as_bytes()).await;
                 }
             });
         }
     });
     let server = Server::start(&config(&first, &provider, ""));
-    for body in [chat("m"), chat_stream("m")] {
+    let mut no_content = chat("m");
+    no_content["n"] = json!(1);
+    for body in [chat("m"), chat_stream("m"), no_content] {
         let answer = ask(&server, &body).await;
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");

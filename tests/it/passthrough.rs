@@ -153,6 +153,47 @@ async fn the_limits_and_budgets_of_a_configured_targets_model_hold() {
     }
 }
 
+/// A client that has kept an earlier answer is told that it is still good; that is no failure.
+#[tokio::test]
+async fn an_answer_that_has_not_changed_passes_through() {
+    let base =
+        crate::raw::canned(b"HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n\r\n".to_vec(), false);
+    let config = format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\", api_key: sk-provider }}\nmodels:\n{}",
+        head(),
+        base.await,
+        model("gpt", "sim-gpt", "")
+    );
+    let server = Server::start(&config);
+    let request = client().get(server.url("/passthrough/p/models")).bearer_auth(KEY);
+    let answer = request.header("if-none-match", "\"a\"").send().await.unwrap();
+    assert_eq!(answer.status(), 304);
+    let line = server.log(1).await.pop().unwrap();
+    assert_eq!(line["attempts"].as_array().unwrap().len(), 1, "{line}");
+}
+
+/// A reload forgets nothing of a target that only passthrough has.
+#[tokio::test]
+async fn a_breaker_of_what_is_passed_through_survives_a_reload() {
+    let base = crate::raw::canned(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec(), false);
+    let server = Server::start(&format!(
+        "{}breaker: {{ failures: 2, cooldown: 1h }}\nproviders:\n  \
+           p: {{ dialect: openai, base_url: \"{}/v1\", api_key: sk-provider }}\nmodels:\n{}",
+        head(),
+        base.await,
+        model("gpt", "sim-gpt", "")
+    ));
+    let list = || client().get(server.url("/passthrough/p/models")).bearer_auth(KEY).send();
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(list().await.unwrap().status().as_u16());
+    }
+    assert_eq!(statuses.last(), Some(&503), "{statuses:?}");
+    let request = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert_eq!(list().await.unwrap().status(), 503);
+}
+
 #[tokio::test]
 async fn a_models_list_passes_through() {
     let provider = provider();

@@ -64,6 +64,8 @@ async fn send(request: reqwest::RequestBuilder) -> u16 {
         .header("x-tollbar-secret", format!("{COOKIE}-own"))
         .header("proxy-authorization", format!("Basic {COOKIE}"))
         .header("x-stainless-lang", "python")
+        .header("openai-organization", "org-of-somebody-else")
+        .header("openai-project", "proj-of-somebody-else")
         .header("openai-beta", "assistants=v2");
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
@@ -210,6 +212,9 @@ fn upstream(provider: &Provider) {
             assert!(!name.starts_with("x-forwarded-") && !name.starts_with("x-tollbar-"), "{name}");
         }
         assert_eq!(request.header("x-stainless-lang"), Some("python"));
+        // Who pays is the operator's choice; and a wrong one would look like a refused credential.
+        assert_eq!(request.header("openai-organization"), None);
+        assert_eq!(request.header("openai-project"), None);
         assert_eq!(request.header("openai-beta"), Some("assistants=v2"));
         assert_eq!(request.header("accept-encoding"), Some("identity"));
         assert!(!request.path_and_query.contains("MARK-"), "{}", request.path_and_query);
