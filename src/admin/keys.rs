@@ -105,7 +105,12 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
         previous: None,
     };
     let detail = json!({"fingerprint": fingerprint(&key.hash), "key": written(&key)}).to_string();
-    gateway.keyring.create(key.clone(), ACTOR, detail).map_err(failed)?;
+    gateway.budgets.changing();
+    let created = gateway.keyring.create(key.clone(), ACTOR, detail);
+    gateway.budgets.changed();
+    created.map_err(failed)?;
+    // There may have been another key of this name.
+    gateway.budgets.revise(&Charge { kind: ScopeKind::Key, id: &key.id, budgets: &[] });
     let mut view = view(&gateway.budgets.view(Utc::now()), &gateway.live.peek(), &key);
     if !warnings.is_empty() {
         view.add("warnings", &warnings.iter().map(ToString::to_string).collect::<Vec<_>>());
@@ -235,10 +240,12 @@ pub(super) fn revoke(gateway: &Gateway, id: &str) -> Result<StoredKey, Refusal> 
     {
         return Ok(key);
     }
-    edit(gateway, id, "revoke", |key| {
+    let revoked = edit(gateway, id, "revoke", |key| {
         key.revoked = Some(now());
         Ok(json!({"fingerprint": fingerprint(&key.hash)}))
-    })
+    })?;
+    gateway.budgets.revise(&Charge { kind: ScopeKind::Key, id, budgets: &[] });
+    Ok(revoked)
 }
 
 /// `POST /keys/{id}/rotate`: a new key string for the same key. The old one ends at once, or after

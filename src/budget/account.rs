@@ -33,11 +33,12 @@ pub(super) struct Account {
 pub(super) struct Slot {
     pub(super) per: Per,
     pub(super) windows: Vec<Window>,
-    /// The configuration doesn't name it, so that attempts are charged elsewhere; it is here because
-    /// something is held on it.
-    dormant: bool,
-    /// It was dormant, and has not been charged since.
-    returned: bool,
+    /// Every attempt that it is for has been charged to it since it was opened. Where that isn't
+    /// known (it is new, or the configuration didn't name it for a while), it hears of the others
+    /// when it is next charged.
+    pub(super) sure: bool,
+    /// As of which change of the budgets it has heard of them.
+    pub(super) woken: Option<u64>,
     /// Requests that wait for holds to settle.
     pub(super) queue: Queue,
 }
@@ -110,33 +111,21 @@ impl Account {
 pub(super) fn slot(slots: &mut Vec<Slot>, per: Per) -> &mut Slot {
     let index = slots.iter().position(|slot| slot.per == per).unwrap_or_else(|| {
         let (windows, queue) = (Vec::new(), Queue::default());
-        slots.push(Slot { per, windows, dormant: false, returned: false, queue });
+        slots.push(Slot { per, windows, sure: false, woken: None, queue });
         slots.len() - 1
     });
     &mut slots[index]
 }
 
 impl Slot {
-    /// The configuration names it, or does not.
-    pub(super) fn name(&mut self, named: bool) {
-        self.returned |= named && self.dormant;
-        self.dormant = !named;
-    }
-
-    /// Whether attempts were not charged here, of which it has to hear now. What they spent the
-    /// store has to say. As long as it is dormant it may be charged by what a request has read in
-    /// the old configuration, and hears of them each time.
-    pub(super) fn wakes(&mut self) -> bool {
-        let wakes = std::mem::take(&mut self.returned) || self.dormant;
-        if wakes {
-            for window in &mut self.windows {
-                window.late = window.pending.is_some();
-                if let Some(lease) = window.lease.as_mut() {
-                    lease.upto = 0;
-                }
+    /// Hears of attempts that were not charged to it. What they spent the store has to say.
+    pub(super) fn wake(&mut self) {
+        for window in &mut self.windows {
+            window.late = window.pending.is_some();
+            if let Some(lease) = window.lease.as_mut() {
+                lease.upto = 0;
             }
         }
-        wakes
     }
 
     /// Whether anything is held, asked or waited for.

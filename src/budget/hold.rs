@@ -30,6 +30,8 @@ pub struct Hold {
     at: DateTime<Utc>,
     /// How many budgets had been opened before it was taken.
     opened: u64,
+    /// Whether a budget is not sure to know of all attempts.
+    unsure: bool,
     ended: bool,
 }
 
@@ -39,9 +41,24 @@ impl Hold {
         parts: Vec<Part>,
         id: i64,
         worst: NanoUsd,
-        (at, opened): (DateTime<Utc>, u64),
+        (at, opened, unsure): (DateTime<Utc>, u64, bool),
     ) -> Hold {
-        Hold { budgets, parts, id, worst, at, opened, ended: false }
+        Hold { budgets, parts, id, worst, at, opened, unsure, ended: false }
+    }
+
+    /// What the attempt is charged to is still what is in force, whose configuration and whose key,
+    /// after the hold was taken. Budgets that have been charged so need not ask any more what else
+    /// there is.
+    pub fn confirm(&mut self) {
+        if std::mem::take(&mut self.unsure) {
+            for part in &self.parts {
+                part.account.with(part.per, part.starts, |slot, _| {
+                    if !slot.sure {
+                        self.budgets.inherited.confirm(slot);
+                    }
+                });
+            }
+        }
     }
 
     /// What is held.

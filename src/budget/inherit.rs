@@ -19,6 +19,8 @@ struct State {
     stale: bool,
     /// Changes under way: whenever the attempts are looked at, there may be others a moment later.
     changing: usize,
+    /// Grows with every change, when it begins and when it is in force.
+    changes: u64,
     /// Those that ran then, by what they are charged to. Many have ended since.
     running: AHashMap<(ScopeKind, String), Vec<Arc<RunningHold>>>,
     /// The accounts beside its own that a hold is held on.
@@ -28,14 +30,42 @@ struct State {
 impl Inherited {
     /// A change begins that ends with [`Inherited::changed`].
     pub(super) fn changing(&self) {
-        self.0.lock().changing += 1;
+        let mut state = self.0.lock();
+        state.changing += 1;
+        state.changes += 1;
     }
 
     /// From now on budgets may be charged that were not there before.
     pub(super) fn changed(&self) {
         let mut state = self.0.lock();
         state.changing = state.changing.saturating_sub(1);
+        state.changes += 1;
         state.stale = true;
+    }
+
+    /// Whether attempts that run, or have ended, may not have been charged to a slot that is about to
+    /// be charged, of which it has not heard: once for each change, and always while there is one.
+    pub(super) fn wakes(&self, slot: &mut Slot) -> bool {
+        if slot.sure {
+            return false;
+        }
+        let (changing, changes) = {
+            let state = self.0.lock();
+            (state.changing > 0, state.changes)
+        };
+        let wakes = changing || slot.woken != Some(changes);
+        if wakes {
+            slot.woken = Some(changes);
+            slot.wake();
+        }
+        wakes
+    }
+
+    /// An attempt is charged to the slot by what is in force now: whatever runs that it is for, and
+    /// comes, is charged to it, until the budget is not named any more.
+    pub(super) fn confirm(&self, slot: &mut Slot) {
+        let state = self.0.lock();
+        slot.sure |= state.changing == 0 && slot.woken == Some(state.changes);
     }
 
     /// Holds what is held for attempts that run on a window of an account's new slot, too. The

@@ -34,6 +34,7 @@ use lease::Question;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 use take::{Locked, Wanted};
 use wait::Place;
 
@@ -142,7 +143,8 @@ impl Budgets {
     /// a timeout, and ask once more without `wait` to have the refusal.
     ///
     /// # Errors
-    /// An account has too little left.
+    /// An account has too little left; or others' holds stand in the way, and the configuration or
+    /// the key may have changed: whoever waits on has to find out by what.
     pub async fn acquire(
         self: &Arc<Self>,
         request: &str,
@@ -165,7 +167,9 @@ impl Budgets {
                     let there =
                         place.take().filter(|p| p.number_at(account, refusal.per).is_some());
                     let here = there.unwrap_or_else(|| Place::take(account.clone(), refusal.per));
-                    here.turn(*seen).await;
+                    if !here.turn(*seen).await {
+                        return Err(*refusal);
+                    }
                     place = Some(here);
                 }
             }
@@ -180,11 +184,10 @@ impl Budgets {
         let (mut ticket, mut questions) = (LeaseTicket::default(), Vec::new());
         for want in self.wanted(charges) {
             let mut slots = want.account.slots.lock();
-            let new = !slots.iter().any(|slot| slot.per == want.per);
             let slot = slot(&mut slots, want.per);
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
-            if slot.wakes() || new {
+            if self.inherited.wakes(slot) {
                 self.inherited.open(&*self.store, &want.account, slot, index);
             }
             if slot.windows[index].lease.is_none() {
@@ -200,17 +203,19 @@ impl Budgets {
     /// nothing is held on is forgotten if it isn't named any more; what was spent stays in the store.
     pub fn revise(&self, charge: &Charge<'_>) {
         let Some(account) = self.accounts.find(charge.kind, charge.id) else { return };
+        let mut wakers = Vec::new();
         account.slots.lock().retain_mut(|slot| {
+            wakers.extend(slot.queue.rouse());
             let Some(budget) = charge.budgets.iter().find(|budget| budget.per == slot.per) else {
-                slot.name(false);
+                slot.sure = false;
                 return slot.is_busy();
             };
-            slot.name(true);
             for window in &mut slot.windows {
                 window.cap = budget.cap.0;
             }
             true
         });
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Every account of the windows that run at this time, and those that something is still held
@@ -264,14 +269,17 @@ impl Budgets {
     /// stays in the store.
     pub fn keep(&self, named: impl Fn(ScopeKind, &str, Per) -> bool) {
         // Those that attempts run on, too.
+        let mut wakers = Vec::new();
         self.accounts.each(|kind, id, account| {
             account.slots.lock().retain_mut(|slot| {
                 let named = named(kind, id, slot.per);
-                slot.name(named);
+                wakers.extend(slot.queue.rouse());
+                slot.sure &= named;
                 named || slot.is_busy()
             });
         });
         self.accounts.retain(|_, _, account| !account.slots.lock().is_empty());
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The scopes of this kind that have accounts.
@@ -319,13 +327,13 @@ impl Budgets {
         let mut questions = Vec::new();
         let taken = self.take(&wanted, place, worst.0, now, leaseless, &mut questions);
         self.put(questions);
-        let (parts, accounts) = taken?;
+        let (parts, accounts, unsure) = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
         let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts };
         // The first to find out that the store fails is not refused either.
         let noted = self.store.hold(note, open);
         match noted {
-            Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, (now, opened))),
+            Ok(id) => Ok(Hold::new(self.clone(), parts, id, worst, (now, opened, unsure))),
             Err(error) => {
                 log::error!("budgets: {error}");
                 hold::give_back(&parts, worst, NanoUsd(0));
@@ -343,16 +351,18 @@ impl Budgets {
         now: DateTime<Utc>,
         leaseless: bool,
         questions: &mut Vec<Question>,
-    ) -> Result<(Vec<Part>, Vec<AccountKey>), HoldError> {
+    ) -> Result<(Vec<Part>, Vec<AccountKey>, bool), HoldError> {
         let zone = *self.zone.lock();
-        let mut accounts = Locked::new(wanted, zone, now);
+        let mut accounts = Locked::new(wanted, &self.inherited, zone, now);
         if !accounts.opened.is_empty() {
             self.opened.fetch_add(1, Ordering::AcqRel);
             accounts.inherit(&self.inherited, &*self.store);
         }
         accounts.judge(place, worst, now, leaseless)?;
         accounts.ask(worst, now, questions)?;
-        Ok(accounts.take(worst, zone, now, questions))
+        let unsure = accounts.unsure;
+        let (parts, names) = accounts.take(worst, zone, now, questions);
+        Ok((parts, names, unsure))
     }
 
     fn put(&self, questions: Vec<Question>) {

@@ -32,29 +32,36 @@ pub(super) struct Locked<'a> {
     found: Vec<(usize, usize, Verdict)>,
     /// Places in `wanted` of budgets that are charged for the first time.
     pub(super) opened: Vec<usize>,
+    /// Whether a budget may have to be confirmed by [`Hold::confirm`](super::Hold::confirm).
+    pub(super) unsure: bool,
 }
 
 impl<'a> Locked<'a> {
     /// Locks the accounts, which are in the one order of locking, and tells them their caps.
-    pub(super) fn new(wanted: &'a [Wanted], zone: Tz, now: DateTime<Utc>) -> Locked<'a> {
+    pub(super) fn new(
+        wanted: &'a [Wanted],
+        inherited: &Inherited,
+        zone: Tz,
+        now: DateTime<Utc>,
+    ) -> Locked<'a> {
         let mut scopes: Vec<MutexGuard<'a, Vec<Slot>>> = Vec::with_capacity(wanted.len());
         let mut found = Vec::with_capacity(wanted.len());
-        let mut opened = Vec::new();
+        let (mut opened, mut unsure) = (Vec::new(), false);
         for (i, want) in wanted.iter().enumerate() {
             if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
                 scopes.push(want.account.slots.lock());
             }
             let scope = scopes.len() - 1;
-            let known = scopes[scope].len();
             let slot = slot(&mut scopes[scope], want.per);
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
             found.push((scope, index, Verdict::Fits));
-            if slot.wakes() || scopes[scope].len() > known {
+            unsure |= !slot.sure;
+            if inherited.wakes(slot) {
                 opened.push(i);
             }
         }
-        Locked { wanted, scopes, found, opened }
+        Locked { wanted, scopes, found, opened, unsure }
     }
 
     /// What is opened holds what is held for attempts that run already.

@@ -15,6 +15,8 @@ pub(super) struct Queue {
     next: u64,
     /// Grows whenever something is given back, or the front of the queue changes.
     events: u64,
+    /// Grows whenever what they wait for may be decided by other budgets than those they know.
+    roused: u64,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,13 @@ impl Queue {
         self.waiting.front_mut()?.waker.take()
     }
 
+    /// What is waited for may not be in force any more: everybody has to look again. Whom to wake,
+    /// once the account is not locked any more.
+    pub(super) fn rouse(&mut self) -> Vec<Waker> {
+        self.roused += 1;
+        self.waiting.iter_mut().filter_map(|waiting| waiting.waker.take()).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -53,19 +62,20 @@ pub(super) struct Place {
     account: Arc<Account>,
     per: Per,
     number: u64,
+    roused: u64,
 }
 
 impl Place {
     /// A place at the end of the queue.
     pub(super) fn take(account: Arc<Account>, per: Per) -> Place {
-        let number = {
+        let (number, roused) = {
             let mut slots = account.slots.lock();
             let queue = &mut slot(&mut slots, per).queue;
             queue.next += 1;
             queue.waiting.push_back(Waiting { number: queue.next, waker: None });
-            queue.next
+            (queue.next, queue.roused)
         };
-        Place { account, per, number }
+        Place { account, per, number, roused }
     }
 
     /// The number of this place, if it is in the queue of this account.
@@ -73,23 +83,27 @@ impl Place {
         (self.per == per && Arc::ptr_eq(&self.account, account)).then_some(self.number)
     }
 
-    /// Waits to be the first, and for something to have happened since `seen`.
-    pub(super) async fn turn(&self, seen: u64) {
+    /// Waits to be the first, and for something to have happened since `seen`. False: what is
+    /// waited for may not be in force any more.
+    pub(super) async fn turn(&self, seen: u64) -> bool {
         poll_fn(|context| {
             let mut slots = self.account.slots.lock();
             let queue = &mut slot(&mut slots, self.per).queue;
             let events = queue.events;
+            if queue.roused != self.roused {
+                return Poll::Ready(false);
+            }
             let place = queue.waiting.iter().position(|w| w.number == self.number);
             match place.and_then(|place| Some((place, queue.waiting.get_mut(place)?))) {
-                Some((0, _)) if events != seen => Poll::Ready(()),
+                Some((0, _)) if events != seen => Poll::Ready(true),
                 Some((_, waiting)) => {
                     waiting.waker = Some(context.waker().clone());
                     Poll::Pending
                 }
-                None => Poll::Ready(()),
+                None => Poll::Ready(true),
             }
         })
-        .await;
+        .await
     }
 }
 

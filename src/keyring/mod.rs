@@ -187,7 +187,7 @@ impl Keyring {
     }
 
     /// Takes over what other processes have changed in the same state file, and returns the
-    /// ids of the keys. `first` is called before they are shown. Blocks.
+    /// ids of the keys. `first` is called before they are shown, if there are any. Blocks.
     ///
     /// # Errors
     /// The database can't be read.
@@ -206,7 +206,9 @@ impl Keyring {
             let keys = ids.iter().map(|id| get(db, "id", id)).collect::<Result<Vec<_>, _>>()?;
             Ok((newest, ids.into_iter().zip(keys).collect::<Vec<_>>()))
         })?;
-        first();
+        if !changed.is_empty() {
+            first();
+        }
         for (id, key) in &changed {
             self.show(id, key.as_ref());
         }

@@ -3,7 +3,7 @@
 
 use super::admit;
 use super::authenticate::{self, Keys};
-use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard};
+use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, team_label};
 use super::exhausted::{UNTOLD_COOLDOWN, exhausted};
 use super::hold::{self, Money};
 use super::pledge::Pledge;
@@ -33,7 +33,6 @@ const MAX_STALE: u32 = 1;
 /// # Errors
 /// The refusal that ends the request: nothing is left to try, or the key is gone.
 pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPeer, Reject> {
-    let team = exchange.team_label().to_owned();
     loop {
         let newest = gateway.live.snapshot();
         let keys = Keys { snapshot: &newest, keyring: &gateway.keyring };
@@ -49,22 +48,24 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let money = Money { gateway, snapshot: &newest, caller: &caller, request, until };
         let held = money.hold(call, candidate, &provider).await;
         call.waited += asked.elapsed();
-        let held = match held {
+        // While it waited, something may have changed: whose money it is, which budgets there are,
+        // where the provider is.
+        let mut held = match held {
+            Ok(held) if !money.is_in_force() => {
+                held.hold.release();
+                continue;
+            }
             Ok(held) => held,
-            Err(hold::Short { reject, other_target_may_do: true }) => {
+            Err(short) if short.outdated => continue,
+            Err(hold::Short { reject, other_target_may_do: true, .. }) => {
                 call.over_budget = Some(Box::new(reject));
                 call.next += 1;
                 continue;
             }
             Err(short) => return Err(short.reject),
         };
-        if !is_in_force(gateway, &newest, &caller) {
-            // It has waited for money, and something has changed meanwhile: whose it is, which
-            // budgets there are, where the provider is.
-            held.hold.release();
-            continue;
-        }
-        let labels = [provider.name.as_str(), &candidate.target.model, &team];
+        held.hold.confirm();
+        let labels = [provider.name.as_str(), &candidate.target.model, team_label(&caller)];
         let spent = gateway.metrics.cost_usd.with_label_values(&labels);
         let pledge = Pledge::new(held.hold, spent);
         faults::point("attempt");
@@ -82,14 +83,6 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
             }
         }
     }
-}
-
-/// Whether this is still the configuration, and this still the key.
-fn is_in_force(gateway: &Gateway, snapshot: &Snapshot, caller: &Arc<Caller>) -> bool {
-    let keys = Keys { snapshot, keyring: &gateway.keyring };
-    let now = authenticate::in_force(&caller.hash, keys, Utc::now());
-    gateway.live.peek().generation == snapshot.generation
-        && now.is_ok_and(|now| now.is_some_and(|now| Arc::ptr_eq(&now, caller)))
 }
 
 /// Why no target is left.
@@ -133,6 +126,7 @@ fn still_admitted(keys: Keys<'_>, caller: Option<&Caller>) -> Result<Arc<Caller>
 struct Next {
     candidate: Candidate,
     provider: Arc<Provider>,
+    caller: Arc<Caller>,
     limits: Reserved,
     permits: (Permit, Permit),
 }
@@ -151,7 +145,12 @@ impl Drop for Reserved {
 
 /// The candidate to try now, if the bounds of the attempt loop leave one: the first in the plan
 /// that is neither cooling down nor left alone, and whose provider takes our credential.
-fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot, caller: &Caller) -> Option<Next> {
+fn next(
+    gateway: &Gateway,
+    call: &mut Call,
+    newest: &Snapshot,
+    caller: &Arc<Caller>,
+) -> Option<Next> {
     // What seemed never to have been sent may have been.
     let made = u32::try_from(call.done.len()).unwrap_or(u32::MAX).saturating_add(call.stale);
     let now = Instant::now();
@@ -178,7 +177,8 @@ fn next(gateway: &Gateway, call: &mut Call, newest: &Snapshot, caller: &Caller) 
                         Ok(limits) => {
                             let (candidate, provider) = (candidate.clone(), provider.clone());
                             let limits = Reserved(Some(limits));
-                            return Some(Next { candidate, provider, limits, permits });
+                            let caller = caller.clone();
+                            return Some(Next { candidate, provider, caller, limits, permits });
                         }
                         Err(refusal) => call.limited = Some(refusal),
                     }
@@ -209,7 +209,7 @@ fn begin(
     (pledge, clamped): (Pledge, Option<u64>),
     started: Instant,
 ) {
-    let Next { candidate, provider, mut limits, permits } = next;
+    let Next { candidate, provider, caller, mut limits, permits } = next;
     if call.done.is_empty()
         && call.stale == 0
         && let Some(first) = call.plan.first().map(|first| first.target.clone())
@@ -232,6 +232,7 @@ fn begin(
     call.current = Some(Attempt {
         candidate,
         provider,
+        caller,
         h2: false,
         refused: false,
         started,

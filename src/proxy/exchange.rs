@@ -150,8 +150,13 @@ impl Exchange {
 
     /// The team as a metric label.
     pub fn team_label(&self) -> &str {
-        self.caller.as_ref().and_then(|caller| caller.team.as_deref()).unwrap_or(NONE)
+        self.caller.as_deref().map_or(NONE, team_label)
     }
+}
+
+/// A key's team as a metric label.
+pub fn team_label(caller: &Caller) -> &str {
+    caller.team.as_deref().unwrap_or(NONE)
 }
 
 /// A request that was admitted: its body, and what is planned and done for it.
@@ -226,6 +231,8 @@ pub struct Attempt {
     pub candidate: Candidate,
     /// The provider, as it was when the attempt began.
     pub provider: Arc<Provider>,
+    /// Who pays for it: the key as it was when the attempt began.
+    pub caller: Arc<Caller>,
     /// Its connection speaks HTTP/2.
     pub h2: bool,
     /// The provider says that it has not looked at it.

@@ -1,5 +1,6 @@
 //! Money for an attempt: its worst case is held on every budget before a byte goes upstream.
 
+use super::authenticate::{self, Keys};
 use super::exchange::Call;
 use super::worst::{self, Unbounded, Worst};
 use super::{admit, upstream};
@@ -13,6 +14,7 @@ use crate::scope::ScopeKind;
 use crate::state::Gateway;
 use crate::units::NanoUsd;
 use chrono::Utc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Whose money, and for which request.
@@ -22,7 +24,7 @@ pub struct Money<'a> {
     /// The newest caps.
     pub snapshot: &'a Snapshot,
     /// Who asks, as the newest configuration knows them.
-    pub caller: &'a Caller,
+    pub caller: &'a Arc<Caller>,
     /// The request's id.
     pub request: &'a str,
     /// Until when other requests' holds are waited for.
@@ -47,6 +49,8 @@ pub struct Short {
     pub reject: Reject,
     /// The budget is the target's own: another target may have money left.
     pub other_target_may_do: bool,
+    /// Something has changed meanwhile: what is in force now may have more.
+    pub outdated: bool,
 }
 
 /// Money for an attempt.
@@ -132,6 +136,14 @@ impl Money<'_> {
         Ok(None)
     }
 
+    /// Whether this is still the configuration, and this still the key.
+    pub fn is_in_force(&self) -> bool {
+        let keys = Keys { snapshot: self.snapshot, keyring: &self.gateway.keyring };
+        let now = authenticate::in_force(&self.caller.hash, keys, Utc::now());
+        self.gateway.live.peek().generation == self.snapshot.generation
+            && now.is_ok_and(|now| now.is_some_and(|now| Arc::ptr_eq(&now, self.caller)))
+    }
+
     fn scopes<'s>(
         &'s self,
         call: &'s Call,
@@ -161,10 +173,13 @@ impl Money<'_> {
         waits: bool,
     ) -> Result<Result<Hold, Box<Refusal>>, Short> {
         let budgets = &self.gateway.budgets;
-        if waits && self.until > Instant::now() {
+        while waits && self.until > Instant::now() {
             let holding = budgets.acquire(self.request, charges, worst, Utc::now, true);
-            if let Ok(result) = tokio::time::timeout_at(self.until.into(), holding).await {
-                return Ok(result.map_err(Box::new));
+            match tokio::time::timeout_at(self.until.into(), holding).await {
+                // Something has changed, and nothing that matters here.
+                Ok(Err(refusal)) if refusal.only_holds && self.is_in_force() => {}
+                Ok(result) => return Ok(result.map_err(Box::new)),
+                Err(_) => break,
             }
         }
         // Whoever is in the way now is named.
@@ -174,13 +189,16 @@ impl Money<'_> {
                 return Ok(result.map_err(Box::new));
             }
         }
-        Err(Short { reject: state_unavailable(), other_target_may_do: false })
+        Err(Short { reject: state_unavailable(), other_target_may_do: false, outdated: false })
     }
 
     fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
-        let labels = [refusal.kind.as_str()];
-        self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
-        self.tell(refusal, worst);
+        let outdated = !refusal.store_failed && !self.is_in_force();
+        if !outdated {
+            let labels = [refusal.kind.as_str()];
+            self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+            self.tell(refusal, worst);
+        }
         let own = match refusal.kind {
             ScopeKind::Provider => true,
             ScopeKind::Model => refusal.id != call.model.name,
@@ -190,7 +208,7 @@ impl Money<'_> {
         if worst::adds_input(call) && !refusal.store_failed {
             reject.message.push_str(ADDED_INPUT);
         }
-        Short { reject, other_target_may_do: own && !refusal.store_failed }
+        Short { reject, other_target_may_do: own && !refusal.store_failed, outdated }
     }
 
     /// A budget is used up before the last nano-dollar is spent: by the request that doesn't fit
@@ -245,7 +263,7 @@ fn unbounded(candidate: &Candidate, why: Unbounded) -> Short {
         ),
     };
     let reject = Reject::new(Reason::InvalidRequest, message).param(param);
-    Short { reject, other_target_may_do: why == Unbounded::Service }
+    Short { reject, other_target_may_do: why == Unbounded::Service, outdated: false }
 }
 
 fn state_unavailable() -> Reject {

@@ -1,7 +1,7 @@
 //! The end of attempts and of requests: each is recorded exactly once, however it ended.
 
 use super::attempt::{judge, on_trial, unbilled};
-use super::exchange::{Attempt, AttemptRecord, Exchange, Failure};
+use super::exchange::{Attempt, AttemptRecord, Exchange, Failure, team_label};
 use super::usage::{charged, consumed, hear, presume, unreported};
 use crate::access_log::Entry;
 use crate::faults;
@@ -158,19 +158,20 @@ fn enter_books(
         Some(hold) => hold.settle(record.cost, row),
         None => gateway.ledger.append(row),
     }
-    count_tokens(gateway, exchange, attempt, record);
+    count_tokens(gateway, attempt, record);
 }
 
 /// The attempt as the ledger keeps it.
 fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
     let (target, usage) = (&attempt.candidate.target, &record.usage);
-    let caller = exchange.caller.as_ref();
+    // Whose budgets were charged.
+    let caller = &attempt.caller;
     let millis = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     Row {
         request_id: exchange.id.clone(),
-        key_id: caller.map(|caller| caller.id.to_string()).unwrap_or_default(),
-        team: caller.and_then(|caller| caller.team.clone()),
-        user: caller.and_then(|caller| caller.user.clone()),
+        key_id: caller.id.to_string(),
+        team: caller.team.clone(),
+        user: caller.user.clone(),
         model: attempt.candidate.model.name.clone(),
         provider: target.provider.clone(),
         target_model: target.model.clone(),
@@ -189,7 +190,7 @@ fn row(exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) -> Row {
         first_token_ms: record.first_token.map(millis),
         duration_ms: millis(record.took),
         client_gone: exchange.client_gone,
-        metadata: caller.map(|caller| caller.metadata.clone()).unwrap_or_default(),
+        metadata: caller.metadata.clone(),
         ..Row::new(attempt.at)
     }
 }
@@ -210,10 +211,10 @@ fn count(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &Att
     }
 }
 
-fn count_tokens(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &AttemptRecord) {
+fn count_tokens(gateway: &Gateway, attempt: &Attempt, record: &AttemptRecord) {
     let target = &attempt.candidate.target;
     let (provider, model) = (target.provider.as_str(), target.model.as_str());
-    let team = exchange.team_label();
+    let team = team_label(&attempt.caller);
     let kinds = [
         ("input", record.usage.input),
         ("cached_input", record.usage.cached_input),

@@ -520,3 +520,38 @@ async fn a_key_of_the_file_protects_no_other_of_its_id() {
     let again = admin(&server, Method::DELETE, "/keys/app", json!({})).await;
     assert_eq!(code(&again), (409, "key_in_file"));
 }
+
+/// The id of a key that was revoked may be used again: the new key's budgets know of all that ran.
+#[tokio::test]
+async fn a_key_made_again_under_its_old_id_knows_what_runs() {
+    let provider = provider();
+    let models = model("gpt", "sim-gpt", ", max_output_tokens: 1000");
+    let server = Server::start(&config_of(&head(), &provider, "", &models));
+    let budgets = |caps: &[(&str, f64)]| -> Value {
+        caps.iter().map(|(per, usd)| json!({"usd": usd, "per": per})).collect()
+    };
+    let (day, month) = (("day", 0.003), ("month", 10.0));
+    let (first, _) =
+        make(&server, json!({"id": "app", "models": ["*"], "budgets": budgets(&[day])})).await;
+    assert_eq!(call(&server, &first, "gpt").await.0, 200);
+    assert_eq!(admin(&server, Method::DELETE, "/keys/app", json!({})).await.0, 200);
+    let (key, _) =
+        make(&server, json!({"id": "app", "models": ["*"], "budgets": budgets(&[month])})).await;
+    let gate = tollbar_loadtest::provider::Gate::new();
+    let script =
+        tollbar_loadtest::provider::Script { gate: Some(gate.clone()), ..Default::default() };
+    provider.clear();
+    provider.script("sim-gpt", vec![script]);
+    let (url, again) = (server.url("/v1/chat/completions"), key.clone());
+    let runs = tokio::spawn(async move {
+        let request = client().post(url).bearer_auth(again);
+        request.json(&chat("gpt")).send().await.unwrap().status()
+    });
+    assert!(provider.wait_for(1, Duration::from_secs(10)).await);
+    let both = json!({"budgets": budgets(&[day, month])});
+    assert_eq!(admin(&server, Method::PATCH, "/keys/app", both).await.0, 200);
+    let refused = call(&server, &key, "gpt").await;
+    assert_eq!(code(&refused), (429, "budget_exceeded"), "{refused:?}");
+    gate.open();
+    assert_eq!(runs.await.unwrap(), 200);
+}

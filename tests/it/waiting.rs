@@ -95,6 +95,57 @@ async fn a_budget_that_is_added_meanwhile_holds() {
     assert_eq!(provider.requests().len(), 1);
 }
 
+/// A budget that is raised, or taken away, bars nobody any more, and its waiters least.
+#[tokio::test]
+async fn who_waits_goes_by_the_budget_of_now() {
+    for now in ["unlimited: true", "budgets: [ { usd: 1, per: day } ]"] {
+        let provider = provider();
+        let server = Server::start(&config(&provider, POOR, WAIT));
+        let (gate, runs, waits) = one_waits(&server, &provider).await;
+        write_and_reload(&server, &config(&provider, now, WAIT)).await;
+        let answer = tokio::time::timeout(SOON, waits).await;
+        assert_eq!(answer.expect("it still waits").unwrap().status(), 200, "{now}");
+        assert_eq!(ask(&server).await.unwrap().status(), 200, "{now}");
+        gate.open();
+        assert_eq!(runs.await.unwrap().status(), 200);
+        let refused = server.metric("tollbar_budget_refused_total").await;
+        assert_eq!(refused, 0.0, "nobody was refused");
+    }
+}
+
+/// Who waits pays as the key of now does: budgets, ledger and metrics name the same team.
+#[tokio::test]
+async fn a_key_that_changes_its_team_meanwhile_pays_from_the_new_one() {
+    let provider = provider();
+    let old = format!("team: old, {POOR}");
+    let new = "team: new, budgets: [ { usd: 1, per: day } ]";
+    let teams = "teams: { old: { budgets: [ { usd: 5, per: day } ] }, \
+                 new: { budgets: [ { usd: 5, per: day } ] } }\n";
+    let more = format!("{WAIT}{teams}");
+    let server = Server::start(&config(&provider, &old, &more));
+    let (gate, runs, waits) = one_waits(&server, &provider).await;
+    write_and_reload(&server, &config(&provider, new, &more)).await;
+    assert_eq!(waits.await.unwrap().status(), 200);
+    gate.open();
+    assert_eq!(runs.await.unwrap().status(), 200);
+    for team in ["old", "new"] {
+        // The ledger's rows come a moment later.
+        let (mut spent, mut sum) = (Value::Null, 0);
+        for _ in 0..100 {
+            spent = admin(&server, &format!("/spend?team={team}")).await;
+            sum = spent["data"].as_array().unwrap().iter().map(cost).sum();
+            if sum > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let budgets = admin(&server, "/budgets").await;
+        let row = budgets["data"].as_array().unwrap().iter().find(|row| row["id"] == team).unwrap();
+        assert!(sum > 0, "{spent}");
+        assert_eq!(nano(&row["spent_usd"].to_string()), sum, "{team}: {budgets} {spent}");
+    }
+}
+
 #[tokio::test]
 async fn who_leaves_gives_its_place_back_and_pays_nothing() {
     let provider = provider();

@@ -76,6 +76,18 @@ impl Bench {
         worst: u64,
         now: DateTime<Utc>,
     ) -> Result<Hold, Refusal> {
+        let mut hold = self.hold_by_old(charges, worst, now)?;
+        hold.confirm();
+        Ok(hold)
+    }
+
+    /// By a request whose configuration may not be in force any more.
+    fn hold_by_old(
+        &self,
+        charges: &[Charge<'_>],
+        worst: u64,
+        now: DateTime<Utc>,
+    ) -> Result<Hold, Refusal> {
         block_on(self.budgets.acquire("r", charges, NanoUsd(worst), || now, false))
     }
 

@@ -113,3 +113,65 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
     assert!(bench.ledger.flush());
     assert_eq!(bench.day(noon()), (90, 0));
 }
+
+fn change(bench: &Bench, named: bool) {
+    bench.budgets.changing();
+    bench.budgets.changed();
+    bench.budgets.keep(|_, _, _| named);
+}
+
+/// Who still goes by a budget that is gone, and isn't told otherwise, is answered.
+#[test]
+fn a_budget_that_is_gone_can_still_be_charged() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    let first = bench.hold(&[key("k", &day)], 80, noon()).unwrap();
+    change(&bench, false);
+    first.settle(NanoUsd(10), row("k"));
+    for _ in 0..3 {
+        let mut asked = 0;
+        loop {
+            match bench.budgets.hold("r", &[key("k", &day)], NanoUsd(50), noon()) {
+                Ok(hold) => break hold.release(),
+                Err(HoldError::NeedsLease(ticket)) => block_on(ticket),
+                Err(HoldError::Refused(refusal)) => panic!("{refusal:?}"),
+            }
+            asked += 1;
+            assert!(asked < 5, "its lease is never enough");
+        }
+    }
+}
+
+/// A budget that was opened by a request of an old configuration alone knows nothing of what ran
+/// meanwhile.
+#[test]
+fn a_budget_that_an_old_request_opens_again_is_not_relied_on() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    bench.hold(&[key("k", &day)], 10, noon()).unwrap().release();
+    change(&bench, false);
+    assert_eq!(bench.budgets.view(noon()), [], "it is forgotten");
+    bench.hold_by_old(&[key("k", &day)], 5, noon()).unwrap().release();
+    let running = bench.hold(&[key("k", &[])], 70, noon()).unwrap();
+    change(&bench, true);
+    let refusal = bench.hold(&[key("k", &day)], 40, noon()).err().unwrap();
+    assert_eq!((refusal.held, refusal.only_holds), (NanoUsd(70), true));
+    running.release();
+    bench.hold(&[key("k", &day)], 100, noon()).unwrap().release();
+}
+
+/// Budgets that were charged all the time ask nobody after a change.
+#[test]
+fn a_budget_that_stays_is_charged_at_once() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(1000, Per::Day)];
+    bench.hold(&[key("k", &day)], 10, noon()).unwrap().release();
+    change(&bench, true);
+    match bench.budgets.hold("r", &[key("k", &day)], NanoUsd(10), noon()) {
+        Ok(hold) => hold.release(),
+        Err(error) => panic!("{error:?}"),
+    }
+}

@@ -97,3 +97,25 @@ fn nobody_is_forgotten() {
     let views = bench.budgets.view(noon());
     assert_eq!(views.iter().map(|v| v.held.0).sum::<u64>(), 0);
 }
+
+/// Who waits finds out that the budget it waits for may have changed.
+#[test]
+fn a_change_is_told_to_everybody_who_waits() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let daily = [cap(100, Per::Day)];
+    let charges = [key("k", &daily)];
+    let running = bench.hold(&charges, 60, noon()).unwrap();
+    for by_reload in [true, false] {
+        let waiting = [50, 90].map(|worst| ask(&bench, &charges, worst));
+        match by_reload {
+            true => bench.budgets.keep(|_, _, _| true),
+            false => bench.budgets.revise(&charges[0]),
+        }
+        for waiting in waiting {
+            let refusal = block_on(waiting).err().unwrap();
+            assert!(refusal.only_holds, "{refusal:?}");
+        }
+    }
+    running.release();
+}
