@@ -224,12 +224,15 @@ impl ProxyHttp for Edge {
 
     fn response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         exchange: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         relay::complaint(exchange, body, end)?;
+        if end && session.response_written().is_none() {
+            relay::nothing(exchange, body)?;
+        }
         relay::body(&self.gateway, exchange, body, end);
         Ok(None)
     }

@@ -55,6 +55,9 @@ const MAX_COMPLAINT: usize = 64 * 1024;
 /// The most of a stream that waits for its first event, in bytes.
 const MAX_EARLY: usize = 64 * 1024;
 
+/// What is wrong with an answer that has no bytes.
+const EMPTY: &str = "its answer is empty";
+
 /// What a status from upstream means.
 enum Class {
     Relay,
@@ -111,7 +114,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     let answers = metered && !endpoint.multipart();
     if answers && header.status.is_success() && says_nothing(header) {
         // Every other call that is metered has an answer: another target may give it.
-        attempt.failure = Some(Failure::Broken("its answer is empty".into()));
+        attempt.failure = Some(Failure::Broken(EMPTY.into()));
         return Err(Error::new_up(ErrorType::HTTPStatus(status)));
     }
     let events = content_type_is(&header.headers, "text/event-stream");
@@ -284,6 +287,29 @@ pub fn complaint(exchange: &mut Exchange, body: &Option<Bytes>, end: bool) -> Re
         *after = after.or_else(|| cooldown::from_body(&attempt.complaint));
     }
     Err(Error::new_up(ErrorType::HTTPStatus(429)))
+}
+
+/// The last piece of an answer whose header has not gone to the client.
+///
+/// # Errors
+/// There was nothing in it, where there has to be something; the running attempt then holds that.
+pub fn nothing(exchange: &mut Exchange, body: &Option<Bytes>) -> Result<()> {
+    let Some(call) = exchange.call.as_mut() else {
+        return Ok(());
+    };
+    let answers = call.metered && !call.endpoint.multipart();
+    let Some(attempt) = call.current.as_mut().filter(|_| answers) else {
+        return Ok(());
+    };
+    let came = body.as_ref().is_some_and(|body| !body.is_empty());
+    let empty = attempt.relay.as_ref().is_some_and(|relay| {
+        (200..300).contains(&relay.status) && relay.first_byte.is_none() && relay.early.is_empty()
+    });
+    if came || !empty {
+        return Ok(());
+    }
+    attempt.failure = Some(Failure::Broken(EMPTY.into()));
+    Err(Error::new_up(ErrorType::HTTPStatus(200)))
 }
 
 /// A piece of the answer's body; `end` marks the last one.

@@ -166,11 +166,12 @@ async fn an_empty_answer_is_none() {
                 while let Some((_, body)) = raw.request().await {
                     let stream = String::from_utf8_lossy(&body).contains("\"stream\":true");
                     let kind = if stream { "text/event-stream" } else { "application/json" };
-                    let empty = match String::from_utf8_lossy(&body).contains("\"n\":1") {
-                        true => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
-                        false => format!(
-                            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: 0\r\n\r\n"
-                        ),
+                    let body: Value = serde_json::from_slice(&body).unwrap();
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n");
+                    let empty = match body["n"].as_u64() {
+                        Some(1) => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+                        Some(2) => head + "transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                        _ => head + "content-length: 0\r\n\r\n",
                     };
                     raw.send(empty.as_bytes()).await;
                 }
@@ -178,9 +179,10 @@ async fn an_empty_answer_is_none() {
         }
     });
     let server = Server::start(&config(&first, &provider, ""));
-    let mut no_content = chat("m");
+    let [mut no_content, mut chunked] = [chat("m"), chat("m")];
     no_content["n"] = json!(1);
-    for body in [chat("m"), chat_stream("m"), no_content] {
+    chunked["n"] = json!(2);
+    for body in [chat("m"), chat_stream("m"), no_content, chunked] {
         let answer = ask(&server, &body).await;
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
         assert_eq!(answer.headers()["x-tollbar-target"], "p/sim-spare");
