@@ -43,7 +43,11 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
     loop {
         often.tick().await;
         let own = gateway.clone();
-        let refresh = move || own.keyring.refresh(|| own.budgets.changing());
+        let refresh = move || {
+            own.keyring.refresh(|ids| {
+                own.budgets.changing(ids.iter().map(String::as_str));
+            })
+        };
         let Ok(result) = tokio::task::spawn_blocking(refresh).await else {
             return;
         };

@@ -61,12 +61,13 @@ pub struct Listening {
     pub tls: Option<Box<dyn Fn() -> Arc<Acceptor> + Send + Sync>>,
 }
 
-/// Accepts until told to stop. Running connections go on; `open` counts them.
+/// Accepts until told to stop. Running connections go on; `open` counts them. `patience` is asked
+/// for each.
 pub async fn serve<A>(
     listening: Listening,
     app: Arc<A>,
     mut shutdown: ShutdownWatch,
-    patience: Patience,
+    patience: impl Fn() -> Patience,
     open: Arc<Running>,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
@@ -87,6 +88,7 @@ pub async fn serve<A>(
         };
         let acceptor = listening.tls.as_ref().map(|newest| newest());
         let (app, shutdown, open) = (app.clone(), shutdown.clone(), open.enter());
+        let patience = patience();
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection(tcp, acceptor, app, shutdown, patience).await {

@@ -152,8 +152,13 @@ async fn serve(
         .map_err(|error| StartError::System(error.to_string()))?;
     let (stop, stopping) = watch::channel(false);
     let proxy = Arc::new(data_plane(gateway));
-    let patience =
-        Patience { header: snapshot.server.header_timeout, read: snapshot.server.idle_timeout };
+    let patience = || {
+        let gateway = gateway.clone();
+        move || {
+            let settings = &gateway.live.peek().server;
+            Patience { header: settings.header_timeout, read: settings.idle_timeout }
+        }
+    };
     let open = Arc::new(Running::default());
     let mut ready = Ready { data: Vec::new(), admin: sockets.admin.local };
     for (listener, socket) in snapshot.listeners.iter().zip(sockets.data) {
@@ -164,7 +169,7 @@ async fn serve(
             listening,
             proxy.clone(),
             stopping.clone(),
-            patience,
+            patience(),
             open.clone(),
         ));
     }
@@ -172,7 +177,7 @@ async fn serve(
     let (admin_stop, admin_stopping) = watch::channel(false);
     let admin = Listening { socket: sockets.admin.socket, tls: None };
     let api = Arc::new(AdminApi::new(gateway.clone(), reloader.clone()));
-    tokio::spawn(listen::serve(admin, api, admin_stopping, patience, Arc::default()));
+    tokio::spawn(listen::serve(admin, api, admin_stopping, patience(), Arc::default()));
     tokio::spawn(housekeeping::prune(gateway.clone()));
     tokio::spawn(housekeeping::follow_keys(gateway.clone()));
     tokio::spawn(housekeeping::watch_memory(gateway.clone()));

@@ -71,6 +71,8 @@ pub struct Gateway {
     pub started: Instant,
     draining: AtomicBool,
     reloading: Mutex<()>,
+    /// The targets and credentials of the configuration whose health is kept.
+    named: Mutex<HashSet<String>>,
 }
 
 impl Gateway {
@@ -107,6 +109,7 @@ impl Gateway {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             reloading: Mutex::default(),
+            named: Mutex::default(),
         };
         gateway.publish_config();
         Ok(gateway)
@@ -164,9 +167,9 @@ impl Gateway {
     }
 
     fn try_reload(&self) -> Result<u64, Vec<String>> {
-        match self.live.reload(|| self.budgets.changing()) {
+        match self.live.reload(|| self.budgets.reloading()) {
             Ok(snapshot) => {
-                self.budgets.changed();
+                self.budgets.reloaded();
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.publish_config();
                 self.warm_later();
@@ -279,12 +282,13 @@ impl Gateway {
         }
         let mut named: HashSet<String> = targets.map(|target| target.id.clone()).collect();
         named.extend(snapshot.providers.values().map(|provider| provider.credential.clone()));
-        // What is passed through to a provider may have a target of its own.
+        // What is passed through to a provider has a target of its own.
         let passed = |name: &str| {
-            name.split_once('/')
-                .is_some_and(|(provider, _)| snapshot.providers.contains_key(provider))
+            let provider = name.split_once('/').map(|(provider, _)| provider);
+            provider.is_some_and(|provider| snapshot.providers.contains_key(provider))
         };
-        self.health.keep(|name| named.contains(name) || passed(name));
+        let before = std::mem::replace(&mut *self.named.lock(), named.clone());
+        self.health.keep(|name| named.contains(name) || (!before.contains(name) && passed(name)));
         self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
             // At 0 from the start, for the same reason as the metrics' own.

@@ -105,7 +105,7 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
         previous: None,
     };
     let detail = json!({"fingerprint": fingerprint(&key.hash), "key": written(&key)}).to_string();
-    gateway.budgets.changing();
+    gateway.budgets.changing([&*key.id]);
     let created = gateway.keyring.create(key.clone(), ACTOR, detail);
     gateway.budgets.changed();
     created.map_err(failed)?;
@@ -286,7 +286,7 @@ fn edit(
     change: impl FnOnce(&mut StoredKey) -> Result<Value, Refusal>,
 ) -> Result<StoredKey, Refusal> {
     let note = Change { at: now(), actor: ACTOR, action };
-    gateway.budgets.changing();
+    gateway.budgets.changing([id]);
     let changed = gateway.keyring.change(id, note, |key| {
         if key.revoked.is_some() {
             let message = "the key was revoked; make another one with POST /keys";

@@ -30,8 +30,8 @@ pub struct Hold {
     at: DateTime<Utc>,
     /// How many budgets had been opened before it was taken.
     opened: u64,
-    /// Whether a budget is not sure to know of all attempts.
-    unsure: bool,
+    /// Where a budget is not sure to know of all attempts: how many changes there had been.
+    unsure: Option<u64>,
     ended: bool,
 }
 
@@ -41,7 +41,7 @@ impl Hold {
         parts: Vec<Part>,
         id: i64,
         worst: NanoUsd,
-        (at, opened, unsure): (DateTime<Utc>, u64, bool),
+        (at, opened, unsure): (DateTime<Utc>, u64, Option<u64>),
     ) -> Hold {
         Hold { budgets, parts, id, worst, at, opened, unsure, ended: false }
     }
@@ -50,11 +50,11 @@ impl Hold {
     /// after the hold was taken. Budgets that have been charged so need not ask any more what else
     /// there is.
     pub fn confirm(&mut self) {
-        if std::mem::take(&mut self.unsure) {
+        if let Some(changes) = self.unsure.take() {
             for part in &self.parts {
                 part.account.with(part.per, part.starts, |slot, _| {
                     if !slot.sure {
-                        self.budgets.inherited.confirm(slot);
+                        self.budgets.inherited.confirm(slot, changes);
                     }
                 });
             }

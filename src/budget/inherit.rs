@@ -19,7 +19,11 @@ struct State {
     stale: bool,
     /// Changes under way: whenever the attempts are looked at, there may be others a moment later.
     changing: usize,
-    /// Grows with every change, when it begins and when it is in force.
+    /// Those of them that may name other budgets for anybody.
+    reloading: usize,
+    /// Grows when such a one begins, and when it is in force.
+    reloads: u64,
+    /// The same for every change, and for every scope that one was for.
     changes: u64,
     /// Those that ran then, by what they are charged to. Many have ended since.
     running: AHashMap<(ScopeKind, String), Vec<Arc<RunningHold>>>,
@@ -35,6 +39,36 @@ impl Inherited {
         state.changes += 1;
     }
 
+    /// A change begins that is for everybody, and ends with [`Inherited::reloaded`].
+    pub(super) fn reloading(&self) {
+        self.changing();
+        let mut state = self.0.lock();
+        state.reloading += 1;
+        state.reloads += 1;
+    }
+
+    /// It is in force.
+    pub(super) fn reloaded(&self) {
+        {
+            let mut state = self.0.lock();
+            state.reloading = state.reloading.saturating_sub(1);
+            state.reloads += 1;
+        }
+        self.changed();
+    }
+
+    /// A scope's budgets are other ones from now on, or will be in a moment: its slot has to hear of
+    /// what was not charged to it, and nobody who was charged before says that it is in force.
+    pub(super) fn doubt(&self, slot: &mut Slot) {
+        self.0.lock().changes += 1;
+        (slot.sure, slot.woken) = (false, None);
+    }
+
+    /// How many changes there have been.
+    pub(super) fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+
     /// From now on budgets may be charged that were not there before.
     pub(super) fn changed(&self) {
         let mut state = self.0.lock();
@@ -44,28 +78,31 @@ impl Inherited {
     }
 
     /// Whether attempts that run, or have ended, may not have been charged to a slot that is about to
-    /// be charged, of which it has not heard: once for each change, and always while there is one.
+    /// be charged, of which it has not heard: once for each reload, and always while there is one.
+    /// (A key's change is for its own budgets only, and those it doubts.)
     pub(super) fn wakes(&self, slot: &mut Slot) -> bool {
         if slot.sure {
             return false;
         }
-        let (changing, changes) = {
+        let (reloading, reloads) = {
             let state = self.0.lock();
-            (state.changing > 0, state.changes)
+            (state.reloading > 0, state.reloads)
         };
-        let wakes = changing || slot.woken != Some(changes);
+        let wakes = reloading || slot.woken != Some(reloads);
         if wakes {
-            slot.woken = Some(changes);
+            slot.woken = Some(reloads);
             slot.wake();
         }
         wakes
     }
 
     /// An attempt is charged to the slot by what is in force now: whatever runs that it is for, and
-    /// comes, is charged to it, until the budget is not named any more.
-    pub(super) fn confirm(&self, slot: &mut Slot) {
+    /// comes, is charged to it, until the budget is not named any more. `changes`: as many as there
+    /// were when it was charged.
+    pub(super) fn confirm(&self, slot: &mut Slot, changes: u64) {
         let state = self.0.lock();
-        slot.sure |= state.changing == 0 && slot.woken == Some(state.changes);
+        let same = state.changing == 0 && state.changes == changes;
+        slot.sure |= same && slot.woken == Some(state.reloads);
     }
 
     /// Holds what is held for attempts that run on a window of an account's new slot, too. The

@@ -22,7 +22,7 @@ pub use hold::Hold;
 pub use lease::LeaseTicket;
 pub use refusal::{HoldError, Refusal};
 
-use crate::ledger::{AccountKey, HoldNote, Row, Store};
+use crate::ledger::{HoldNote, Row, Store};
 use crate::scope::{Budget, Per, ScopeKind, ScopeMap};
 use crate::units::{Name, NanoUsd};
 use account::{Account, slot};
@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
-use take::{Locked, Wanted};
+use take::{Locked, Taken, Wanted};
 use wait::Place;
 
 /// What an attempt is charged to. A scope without budgets is named too: a row that nobody lived
@@ -104,14 +104,29 @@ impl Budgets {
         *self.zone.lock() = zone;
     }
 
-    /// The configuration or a key is about to change, and [`Budgets::changed`] follows at once.
-    pub fn changing(&self) {
-        self.inherited.changing();
+    /// The configuration is about to change, and [`Budgets::reloaded`] follows at once.
+    pub fn reloading(&self) {
+        self.inherited.reloading();
     }
 
-    /// The configuration or a key has changed: a budget that is charged for the first time may be
-    /// new, and then holds what is held for attempts that run already. To be called when the change
-    /// is in force.
+    /// The configuration has changed: a budget that is charged for the first time may be new, and
+    /// then holds what is held for attempts that run already. To be called when the change is in
+    /// force.
+    pub fn reloaded(&self) {
+        self.inherited.reloaded();
+    }
+
+    /// Keys are about to change, and [`Budgets::changed`] follows.
+    pub fn changing<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
+        self.inherited.changing();
+        for key in keys {
+            if let Some(account) = self.accounts.find(ScopeKind::Key, key) {
+                account.slots.lock().iter_mut().for_each(|slot| self.inherited.doubt(slot));
+            }
+        }
+    }
+
+    /// They have changed: as [`Budgets::reloaded`], for their own budgets.
     pub fn changed(&self) {
         self.inherited.changed();
     }
@@ -159,14 +174,15 @@ impl Budgets {
                 Ok(hold) => return Ok(hold),
                 Err(HoldError::NeedsLease(ticket)) => ticket.await,
                 Err(HoldError::Refused(refusal)) => {
-                    let Some((account, seen)) =
+                    let Some((account, seen, roused)) =
                         refusal.account.as_ref().filter(|_| wait && refusal.only_holds)
                     else {
                         return Err(*refusal);
                     };
                     let there =
                         place.take().filter(|p| p.number_at(account, refusal.per).is_some());
-                    let here = there.unwrap_or_else(|| Place::take(account.clone(), refusal.per));
+                    let here =
+                        there.unwrap_or_else(|| Place::take(account.clone(), refusal.per, *roused));
                     if !here.turn(*seen).await {
                         return Err(*refusal);
                     }
@@ -206,8 +222,8 @@ impl Budgets {
         let mut wakers = Vec::new();
         account.slots.lock().retain_mut(|slot| {
             wakers.extend(slot.queue.rouse());
+            self.inherited.doubt(slot);
             let Some(budget) = charge.budgets.iter().find(|budget| budget.per == slot.per) else {
-                slot.sure = false;
                 return slot.is_busy();
             };
             for window in &mut slot.windows {
@@ -327,7 +343,7 @@ impl Budgets {
         let mut questions = Vec::new();
         let taken = self.take(&wanted, place, worst.0, now, leaseless, &mut questions);
         self.put(questions);
-        let (parts, accounts, unsure) = taken?;
+        let Taken { parts, names: accounts, unsure } = taken?;
         let scopes: Vec<(ScopeKind, &str)> = charges.iter().map(|c| (c.kind, c.id)).collect();
         let note = HoldNote { request, at: now, worst, scopes: &scopes, accounts };
         // The first to find out that the store fails is not refused either.
@@ -351,7 +367,7 @@ impl Budgets {
         now: DateTime<Utc>,
         leaseless: bool,
         questions: &mut Vec<Question>,
-    ) -> Result<(Vec<Part>, Vec<AccountKey>, bool), HoldError> {
+    ) -> Result<Taken, HoldError> {
         let zone = *self.zone.lock();
         let mut accounts = Locked::new(wanted, &self.inherited, zone, now);
         if !accounts.opened.is_empty() {
@@ -360,9 +376,7 @@ impl Budgets {
         }
         accounts.judge(place, worst, now, leaseless)?;
         accounts.ask(worst, now, questions)?;
-        let unsure = accounts.unsure;
-        let (parts, names) = accounts.take(worst, zone, now, questions);
-        Ok((parts, names, unsure))
+        Ok(accounts.take(worst, zone, now, questions))
     }
 
     fn put(&self, questions: Vec<Question>) {

@@ -41,7 +41,7 @@ pub struct Refusal {
     /// Nothing was looked at: the store fails, and budgets fail closed.
     pub store_failed: bool,
     /// Where to wait, and what had happened there when this was said.
-    pub(super) account: Option<(Arc<Account>, u64)>,
+    pub(super) account: Option<(Arc<Account>, u64, u64)>,
 }
 
 impl Refusal {
@@ -89,7 +89,7 @@ impl HoldError {
             window_end: DateTime::from_timestamp(window.span.ends, 0),
             only_holds,
             store_failed: false,
-            account: Some((account.clone(), slot.queue.events())),
+            account: Some((account.clone(), slot.queue.events(), slot.queue.roused())),
         }))
     }
 

@@ -23,6 +23,16 @@ pub(super) struct Wanted {
     pub(super) order: usize,
 }
 
+/// What is held.
+pub(super) struct Taken {
+    pub(super) parts: Vec<Part>,
+    /// The accounts, as the store names them.
+    pub(super) names: Vec<AccountKey>,
+    /// Where a budget may be confirmed by [`Hold::confirm`](super::Hold::confirm): how many changes
+    /// there have been.
+    pub(super) unsure: Option<u64>,
+}
+
 /// The accounts of a hold, locked.
 pub(super) struct Locked<'a> {
     wanted: &'a [Wanted],
@@ -32,8 +42,7 @@ pub(super) struct Locked<'a> {
     found: Vec<(usize, usize, Verdict)>,
     /// Places in `wanted` of budgets that are charged for the first time.
     pub(super) opened: Vec<usize>,
-    /// Whether a budget may have to be confirmed by [`Hold::confirm`](super::Hold::confirm).
-    pub(super) unsure: bool,
+    changes: Option<u64>,
 }
 
 impl<'a> Locked<'a> {
@@ -46,7 +55,7 @@ impl<'a> Locked<'a> {
     ) -> Locked<'a> {
         let mut scopes: Vec<MutexGuard<'a, Vec<Slot>>> = Vec::with_capacity(wanted.len());
         let mut found = Vec::with_capacity(wanted.len());
-        let (mut opened, mut unsure) = (Vec::new(), false);
+        let (mut opened, mut changes) = (Vec::new(), None);
         for (i, want) in wanted.iter().enumerate() {
             if i == 0 || !Arc::ptr_eq(&wanted[i - 1].account, &want.account) {
                 scopes.push(want.account.slots.lock());
@@ -56,12 +65,14 @@ impl<'a> Locked<'a> {
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
             found.push((scope, index, Verdict::Fits));
-            unsure |= !slot.sure;
+            if !slot.sure {
+                changes = changes.or_else(|| Some(inherited.changes()));
+            }
             if inherited.wakes(slot) {
                 opened.push(i);
             }
         }
-        Locked { wanted, scopes, found, opened, unsure }
+        Locked { wanted, scopes, found, opened, changes }
     }
 
     /// What is opened holds what is held for attempts that run already.
@@ -128,7 +139,7 @@ impl<'a> Locked<'a> {
         zone: Tz,
         now: DateTime<Utc>,
         questions: &mut Vec<Question>,
-    ) -> (Vec<Part>, Vec<AccountKey>) {
+    ) -> Taken {
         let mut parts = Vec::with_capacity(self.wanted.len());
         let mut names = Vec::with_capacity(self.wanted.len());
         for (want, (scope, index, _)) in self.wanted.iter().zip(&self.found) {
@@ -147,6 +158,6 @@ impl<'a> Locked<'a> {
             let account = want.account.clone();
             parts.push(Part { account, per: want.per, starts });
         }
-        (parts, names)
+        Taken { parts, names, unsure: self.changes }
     }
 }

@@ -52,6 +52,10 @@ impl Queue {
         self.waiting.len()
     }
 
+    pub(super) fn roused(&self) -> u64 {
+        self.roused
+    }
+
     pub(super) fn events(&self) -> u64 {
         self.events
     }
@@ -66,14 +70,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A place at the end of the queue.
-    pub(super) fn take(account: Arc<Account>, per: Per) -> Place {
-        let (number, roused) = {
+    /// A place at the end of the queue, for who has looked when it had been roused so often.
+    pub(super) fn take(account: Arc<Account>, per: Per, roused: u64) -> Place {
+        let number = {
             let mut slots = account.slots.lock();
             let queue = &mut slot(&mut slots, per).queue;
             queue.next += 1;
             queue.waiting.push_back(Waiting { number: queue.next, waker: None });
-            (queue.next, queue.roused)
+            queue.next
         };
         Place { account, per, number, roused }
     }

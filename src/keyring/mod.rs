@@ -187,11 +187,11 @@ impl Keyring {
     }
 
     /// Takes over what other processes have changed in the same state file, and returns the
-    /// ids of the keys. `first` is called before they are shown, if there are any. Blocks.
+    /// ids of the keys. `first` is called with them before they are shown, if there are any. Blocks.
     ///
     /// # Errors
     /// The database can't be read.
-    pub fn refresh(&self, first: impl FnOnce()) -> Result<Vec<String>, LedgerError> {
+    pub fn refresh(&self, first: impl FnOnce(&[String])) -> Result<Vec<String>, LedgerError> {
         if self.ledger.read(newest_change)? == self.seen.load(Ordering::Acquire) {
             return Ok(Vec::new());
         }
@@ -206,14 +206,15 @@ impl Keyring {
             let keys = ids.iter().map(|id| get(db, "id", id)).collect::<Result<Vec<_>, _>>()?;
             Ok((newest, ids.into_iter().zip(keys).collect::<Vec<_>>()))
         })?;
-        if !changed.is_empty() {
-            first();
+        let (ids, keys): (Vec<String>, Vec<_>) = changed.into_iter().unzip();
+        if !ids.is_empty() {
+            first(&ids);
         }
-        for (id, key) in &changed {
+        for (id, key) in ids.iter().zip(&keys) {
             self.show(id, key.as_ref());
         }
         self.seen.store(newest, Ordering::Release);
-        Ok(changed.into_iter().map(|(id, _)| id).collect())
+        Ok(ids)
     }
 
     fn store(

@@ -111,15 +111,15 @@ fn another_process_is_followed_and_own_changes_are_not_undone() {
     one.create(key("a", 1), "test", "{}".into()).unwrap();
     two.create(key("b", 2), "test", "{}".into()).unwrap();
     assert!(two.by_hash(&[1; 32]).is_none());
-    one.refresh(|| ()).unwrap();
-    two.refresh(|| ()).unwrap();
+    one.refresh(|_| ()).unwrap();
+    two.refresh(|_| ()).unwrap();
     for ring in [&one, &two] {
         assert!(ring.by_hash(&[1; 32]).is_some() && ring.by_hash(&[2; 32]).is_some());
     }
     change(&two, "a", |key| (key.hash, key.previous) = ([5; 32], Some(([1; 32], at(9)))));
     change(&one, "b", |key| key.blocked = Some(at(3)));
-    one.refresh(|| ()).unwrap();
-    two.refresh(|| ()).unwrap();
+    one.refresh(|_| ()).unwrap();
+    two.refresh(|_| ()).unwrap();
     for ring in [&one, &two] {
         assert_eq!(ring.by_hash(&[1; 32]).unwrap().standing, Standing::Replaced(at(9)));
         assert_eq!(ring.by_hash(&[5; 32]).unwrap().standing, Standing::Active);

@@ -85,7 +85,10 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
             true => bench.budgets.keep(|_, _, _| false),
             false => bench.budgets.revise(&key("k", none)),
         }
-        bench.budgets.changed();
+        match by_reload {
+            true => reload(&bench),
+            false => bench.budgets.changed(),
+        }
         // Somebody still goes by the old configuration, and has to wait.
         assert!(bench.hold(&[key("k", &day)], 1000, noon()).is_err());
         let spent = bench.hold(&[key("k", none)], 10, noon()).unwrap();
@@ -95,7 +98,10 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
             true => bench.budgets.keep(|_, _, _| true),
             false => bench.budgets.revise(&key("k", &day)),
         }
-        bench.budgets.changed();
+        match by_reload {
+            true => reload(&bench),
+            false => bench.budgets.changed(),
+        }
         // 30 of the first, 20 that run, and 10 that are spent in each round.
         let spent = if by_reload { 10 } else { 40 };
         let left = 100 - spent - 30 - 20;
@@ -114,9 +120,13 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
     assert_eq!(bench.day(noon()), (90, 0));
 }
 
+fn reload(bench: &Bench) {
+    bench.budgets.reloading();
+    bench.budgets.reloaded();
+}
+
 fn change(bench: &Bench, named: bool) {
-    bench.budgets.changing();
-    bench.budgets.changed();
+    reload(bench);
     bench.budgets.keep(|_, _, _| named);
 }
 
@@ -174,4 +184,42 @@ fn a_budget_that_stays_is_charged_at_once() {
         Ok(hold) => hold.release(),
         Err(error) => panic!("{error:?}"),
     }
+}
+
+/// Keys that are made and changed all the time are in nobody else's way.
+#[test]
+fn a_new_budget_is_charged_while_keys_change() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(1000, Per::Day)];
+    let mut asked = 0;
+    loop {
+        bench.budgets.changing(["another"]);
+        match bench.budgets.hold("r", &[key("k", &day)], NanoUsd(10), noon()) {
+            Ok(hold) => break hold.release(),
+            Err(HoldError::NeedsLease(ticket)) => block_on(ticket),
+            Err(HoldError::Refused(refusal)) => panic!("{refusal:?}"),
+        }
+        bench.budgets.changed();
+        asked += 1;
+        assert!(asked < 3, "its lease is never enough");
+    }
+}
+
+/// A hold from before a change does not say what is in force after it.
+#[test]
+fn a_hold_that_is_confirmed_late_confirms_nothing() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    let mut late = bench.hold_by_old(&[key("k", &day)], 10, noon()).unwrap();
+    change(&bench, false);
+    bench.hold_by_old(&[key("k", &day)], 10, noon()).unwrap().release();
+    late.confirm();
+    let running = bench.hold(&[key("k", &[])], 70, noon()).unwrap();
+    change(&bench, true);
+    let refusal = bench.hold(&[key("k", &day)], 30, noon()).err().unwrap();
+    assert_eq!((refusal.held, refusal.only_holds), (NanoUsd(80), true));
+    running.release();
+    late.release();
 }
