@@ -17,6 +17,9 @@ pub const DEADLINE: ErrorType = Custom("Deadline");
 /// The error that the end of the process raises.
 pub const CUT: ErrorType = Custom("Cut");
 
+/// The error of an answer that ends with its header, where it has to say something.
+const EMPTY: ErrorType = Custom("its answer is empty");
+
 /// The error at the end of an answer that is passed to nobody.
 const SWALLOWED: ErrorType = Custom("Swallowed");
 
@@ -25,6 +28,10 @@ const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// The largest answer whose header is held back until its cost is known, in bytes.
 const MAX_HELD_ANSWER: usize = 1024 * 1024;
+
+/// How much of a body goes to an HTTP/2 provider in one go. Between two of them its answer is looked
+/// for, and the client.
+const PIECE: usize = 64 * 1024;
 
 /// How long the usage behind the last word of an answer is waited for when its client has left.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -48,6 +55,11 @@ struct Inner {
     /// A header that waits for the first byte of its body.
     head: Option<Vec<HttpTask>>,
     swallow: bool,
+    /// What the running attempt's provider has not been sent yet; `None` where Pingora sends it in
+    /// one go.
+    upload: Option<Bytes>,
+    /// The running attempt's answer has to have a body.
+    says_something: bool,
     cost: Option<String>,
 }
 
@@ -73,6 +85,38 @@ impl Control {
         state.deadline = Some(deadline);
         state.drains = false;
         state.lingers = false;
+        state.says_something = false;
+        state.upload = None;
+    }
+
+    /// The running attempt's body goes out piece by piece, beside its answer: a provider may answer
+    /// before it has read everything, and then reads no further.
+    pub fn upload(&self, body: Bytes) {
+        self.0.lock().upload = Some(body);
+    }
+
+    /// Whether it goes out so, and whether there is more of it.
+    pub fn uploads(&self) -> Option<bool> {
+        self.0.lock().upload.as_ref().map(|rest| !rest.is_empty())
+    }
+
+    /// The next piece of it; `None` at the end.
+    pub fn next_piece(&self) -> Option<Bytes> {
+        let mut state = self.0.lock();
+        let rest = state.upload.as_mut().filter(|rest| !rest.is_empty())?;
+        Some(rest.split_to(rest.len().min(PIECE)))
+    }
+
+    /// The answer is complete: nobody wants the rest.
+    pub fn end_upload(&self) {
+        if let Some(rest) = self.0.lock().upload.as_mut() {
+            rest.clear();
+        }
+    }
+
+    /// The running attempt's answer has to have a body: without one it is none.
+    pub fn wants_body(&self) {
+        self.0.lock().says_something = true;
     }
 
     /// From now on the answer is read to its end, also when the client leaves.
@@ -156,6 +200,10 @@ impl Control {
         }
         if state.left.is_some() {
             return Pass::Nowhere(tasks);
+        }
+        let ends = |task: &HttpTask| matches!(task, HttpTask::Header(header, true) if header.status.is_success());
+        if state.says_something && tasks.iter().any(ends) {
+            return Pass::On(vec![HttpTask::Failed(Error::new_up(EMPTY))]);
         }
         let Some(mut held) = state.hold.take() else {
             return Pass::On(match state.head.take() {

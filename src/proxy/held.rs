@@ -90,9 +90,14 @@ impl HeldSession {
     }
 }
 
+/// What the client had of the header of its answer. A 100, which it may have asked for, is none.
+fn answered(inner: &ServerSession) -> Option<&ResponseHeader> {
+    inner.response_written().filter(|header| !header.status.is_informational())
+}
+
 fn leave(inner: &ServerSession, control: &Control, why: &Error) -> bool {
     let drains = control.leave(|| Left {
-        answered: inner.response_written().is_some(),
+        answered: answered(inner).is_some(),
         bytes: inner.body_bytes_sent() as u64,
     });
     if drains {
@@ -105,13 +110,12 @@ fn leave(inner: &ServerSession, control: &Control, why: &Error) -> bool {
 async fn event(
     inner: &mut ServerSession,
     control: &Control,
-    no_body_expected: bool,
     left: bool,
 ) -> Option<Result<Option<Bytes>>> {
     if left {
         return std::future::pending().await;
     }
-    match inner.read_body_or_idle(no_body_expected).await {
+    match inner.read_body_or_idle(true).await {
         // One that has only stopped talking hears that nothing more comes.
         Err(error) if leave(inner, control, &error) => {
             inner.shutdown().await;
@@ -171,9 +175,18 @@ impl CustomSession for HeldSession {
         let tasks = match self.control.pass(tasks) {
             Pass::On(tasks) if tasks.is_empty() => return Ok(false),
             Pass::On(tasks) => tasks,
-            Pass::Nowhere(tasks) => return drained(tasks),
+            Pass::Nowhere(tasks) => {
+                let over = drained(tasks)?;
+                if over {
+                    self.control.end_upload();
+                }
+                return Ok(over);
+            }
         };
         let over = tasks.iter().any(HttpTask::is_end);
+        if over {
+            self.control.end_upload();
+        }
         match self.inner.response_duplex_vec(tasks).await {
             // With the last part the upstream is done: there is nothing to drain.
             Err(error) if !over && self.leave(&error) => Ok(false),
@@ -210,7 +223,7 @@ impl CustomSession for HeldSession {
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
-        self.inner.response_written()
+        answered(&self.inner)
     }
 
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
@@ -218,7 +231,7 @@ impl CustomSession for HeldSession {
     }
 
     fn is_body_done(&mut self) -> bool {
-        true
+        self.control.uploads() != Some(true)
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -229,17 +242,20 @@ impl CustomSession for HeldSession {
         self.body.is_empty()
     }
 
-    /// Pending until the client leaves, the deadline passes or the process ends: all are errors.
-    /// Where the answer is drained, the first is not.
+    /// The next piece of a body that goes out beside its answer. After the last, and of any other
+    /// body, pending until the client leaves, the deadline passes or the process ends: all are
+    /// errors. Where the answer is drained, the first is not.
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         loop {
             let (deadline, left) = self.control.waits();
+            let sends = !no_body_expected && self.control.uploads().is_some();
             let HeldSession { inner, control, cut, .. } = &mut *self;
             let event = tokio::select! {
                 biased;
-                event = event(inner, control, no_body_expected, left) => event,
+                event = event(inner, control, left) => event,
                 () = passed(deadline) => Some(Err(Error::new_up(DEADLINE))),
                 _ = cut.wait_for(|cut| *cut) => Some(Err(Error::new_up(CUT))),
+                () = std::future::ready(()), if sends => Some(Ok(control.next_piece())),
             };
             // Without one it has just left: what is waited for then may have another deadline.
             if let Some(event) = event {
@@ -283,7 +299,7 @@ impl CustomSession for HeldSession {
     }
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        Some(self.body.clone())
+        self.control.uploads().is_none().then(|| self.body.clone())
     }
 
     async fn finish_custom(&mut self) -> Result<()> {

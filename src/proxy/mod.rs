@@ -168,6 +168,9 @@ impl ProxyHttp for Edge {
             && let Some(attempt) = call.current.as_mut()
         {
             attempt.h2 = upstream.version == Version::HTTP_2;
+            if attempt.h2 {
+                call.control.upload(attempt.body.clone());
+            }
             attempt.hold.iter_mut().for_each(Pledge::send);
             // What can't be metered has nothing to wait for, and may have no end.
             if attempt.provider.on_disconnect == OnDisconnect::Drain && call.metered {
@@ -191,7 +194,8 @@ impl ProxyHttp for Edge {
         exchange: &mut Self::CTX,
     ) -> Result<()> {
         let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
-        if let Some(attempt) = attempt.filter(|_| end) {
+        // On HTTP/2 it is what goes out already.
+        if let Some(attempt) = attempt.filter(|attempt| end && !attempt.h2) {
             *body = Some(attempt.body.clone());
         }
         if let Some(cork) = exchange.cork.take() {

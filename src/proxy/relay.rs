@@ -112,10 +112,13 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     // A transcript of silence may be empty.
     let answers = metered && !endpoint.multipart();
-    if answers && header.status.is_success() && says_nothing(header) {
+    if answers && header.status.is_success() {
         // Every other call that is metered has an answer: another target may give it.
-        attempt.failure = Some(Failure::Broken(EMPTY.into()));
-        return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+        if says_nothing(header) {
+            attempt.failure = Some(Failure::Broken(EMPTY.into()));
+            return Err(Error::new_up(ErrorType::HTTPStatus(status)));
+        }
+        call.control.wants_body();
     }
     let events = content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");

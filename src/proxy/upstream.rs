@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
 use pingora_core::protocols::ALPN;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_http::RequestHeader;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -162,6 +162,9 @@ pub fn peer(
         Http2::Auto | Http2::Never => ALPN::H1,
         Http2::Always => ALPN::H2,
     };
+    // `header` builds the request's header anew. Pingora's own rules would refuse a client for what
+    // it names in `connection`, without a word to it.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     // What fits into an idle socket's buffer never waits, and a timer costs every request. HTTP/2
     // shares its connection, and may have to wait for room all the same.
     let fits = call.body.len() <= SOCKET_BUFFER && options.alpn == ALPN::H1;

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-use tollbar_loadtest::provider::{Provider, TlsFiles};
+use tollbar_loadtest::provider::{Cut, Provider, Script, TlsFiles};
 
 /// A self-signed certificate for these names, as `NAME.crt` and `NAME.key`; returns its PEM.
 pub fn certificate(dir: &Path, name: &str, hosts: &[&str]) -> String {
@@ -384,6 +384,69 @@ async fn a_client_that_expects_100_continue_gets_it() {
             began.elapsed() < Duration::from_millis(1500),
             "it waited for a body that doesn't come"
         );
+    }
+}
+
+/// A 100 is no answer: what becomes of the request after it is as it would be without.
+#[tokio::test]
+async fn what_follows_a_100_continue_is_an_answer_of_its_own() {
+    let provider = provider();
+    provider.script("sim-cut", vec![Script { cut: Some(Cut::Headers), ..Script::default() }]);
+    provider.script("sim-ill", vec![Script::status(500), Script::status(500)]);
+    let two = "targets: [ { provider: p, model: sim-cut, price: { input: 1, output: 2 } }, { provider: p, model: sim-gpt, price: { input: 1, output: 2 } } ]";
+    let models = format!(
+        "  two: {{ {two} }}\n{}{}",
+        model("ill", "sim-ill", ""),
+        model(
+            "poor",
+            "sim-gpt",
+            ", max_output_tokens: 100, budgets: [ { usd: 0.000001, per: month } ]"
+        )
+    );
+    let config = config_of(&head(), &provider, "", &models) + "attempts: { max: 2 }\n";
+    let server = Server::start(&config);
+    let cases =
+        [("two", 200, "ok"), ("ill", 502, "upstream_error"), ("poor", 429, "budget_exceeded")];
+    for (n, (model, status, code)) in cases.into_iter().enumerate() {
+        let body = chat(model).to_string();
+        let mut raw = Raw::connect(server.data[0]).await;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        raw.send(head.as_bytes()).await;
+        assert_eq!(raw.answer().await.unwrap().0, 100);
+        raw.send(body.as_bytes()).await;
+        let (got, _, text) = raw.answer().await.unwrap_or_else(|| panic!("{model}: no answer"));
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(got, status, "{model}: {text}");
+        let line = server.log(n + 1).await.pop().unwrap();
+        assert_eq!(line["status"], status, "{line}");
+        assert!(code == "ok" || text.contains(code), "{model}: {text}");
+    }
+}
+
+/// What a client names in `connection` is not passed on, whatever it is, and no reason to be left
+/// without an answer.
+#[tokio::test]
+async fn a_strange_connection_header_is_answered() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let body = chat("gpt").to_string();
+    let many = (0..40).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(", ");
+    for named in ["close, X-Forwarded-For", "host", "\"close\"", "keep-alive, te, x-own", &many] {
+        let mut raw = Raw::connect(server.data[0]).await;
+        let request = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\nx-own: 1\r\nconnection: {named}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        raw.send(request.as_bytes()).await;
+        let answer = raw.answer().await.unwrap_or_else(|| panic!("{named}: no answer"));
+        assert_eq!(answer.0, 200, "{named}");
+        let asked = provider.requests().pop().unwrap();
+        assert_eq!(asked.header("connection"), None, "{named}");
+        assert_eq!(asked.header("x-own").is_some(), !named.contains("x-own"), "{named}");
+        assert!(asked.header("host").is_some(), "{named}");
     }
 }
 

@@ -41,6 +41,10 @@ async fn one_who_does_not_read_is_in_nobodys_way() {
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     Answer,
+    /// An answer with this status to the header alone: the rest isn't wanted.
+    Refuse(u16),
+    /// A header, and that is all.
+    Nothing,
     Reset(Reason),
 }
 
@@ -51,8 +55,21 @@ async fn take(
 ) {
     match turn {
         Turn::Reset(why) => respond.send_reset(why),
+        Turn::Refuse(status) => {
+            let head = http::Response::builder().status(status);
+            let head = head.header("content-type", "application/json");
+            let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            let text = r#"{"error":{"message":"no","type":"invalid_request_error"}}"#;
+            body.send_data(Bytes::from(text), true).unwrap();
+            // The stream is reset then, once this is out (RFC 9113, section 8.1).
+            drop(request);
+        }
+        Turn::Nothing => {
+            drop(request);
+            let head = http::Response::builder().header("content-type", "text/event-stream");
+            respond.send_response(head.body(()).unwrap(), true).unwrap();
+        }
         Turn::Answer => {
-            // Who answers before it has heard everything resets the stream, too.
             let mut asked = request.into_body();
             while let Some(piece) = asked.data().await {
                 asked.flow_control().release_capacity(piece.unwrap().len()).unwrap();
@@ -114,5 +131,53 @@ async fn a_refused_stream_is_sent_again() {
             .map(|row| (row["outcome"].as_str().unwrap(), row["usage_source"].as_str().unwrap()))
             .collect();
         assert_eq!(made, attempts, "{reason}");
+    }
+}
+
+/// An answer that ends with its header is none: another attempt may give one.
+#[tokio::test]
+async fn an_answer_that_ends_with_its_header_fails_over() {
+    let (base, left) = provider_of(vec![Turn::Nothing, Turn::Answer, Turn::Nothing]).await;
+    let server = Server::start(&format!(
+        "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\", http2: always }}\n\
+         attempts: {{ max: 2 }}\nmodels:\n{}",
+        head(),
+        model("gpt", "sim-gpt", "")
+    ));
+    let url = server.url("/v1/chat/completions");
+    let got = post(&client(), url.clone(), chat("gpt").to_string()).await;
+    assert_eq!(
+        (got.status(), &got.headers()["x-tollbar-attempts"]),
+        (http::StatusCode::OK, &http::HeaderValue::from_static("2"))
+    );
+    assert!(!got.bytes().await.unwrap().is_empty());
+    assert_eq!(left.lock().unwrap().len(), 1);
+}
+
+/// A provider may answer before it has read the body: that is its answer, and no attempt was paid.
+#[tokio::test]
+async fn an_answer_to_a_body_that_nobody_reads_is_an_answer() {
+    let mut body = chat("gpt");
+    body["messages"][0]["content"] = "x".repeat(3_000_000).into();
+    for (status, got, outcome) in
+        [(413, 413, "relayed_error"), (401, 502, "auth_failed"), (429, 429, "rate_limited")]
+    {
+        let (base, left) = provider_of(vec![Turn::Answer, Turn::Refuse(status)]).await;
+        let server = Server::start(&format!(
+            "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\", http2: always }}\n\
+             attempts: {{ max: 1 }}\nmodels:\n{}",
+            head(),
+            model("gpt", "sim-gpt", "")
+        ));
+        let url = server.url("/v1/chat/completions");
+        let large = post(&client(), url.clone(), body.to_string()).await;
+        assert_eq!(large.status(), 200, "{status}: a body that is read");
+        let answer = post(&client(), url, body.to_string()).await;
+        let (told, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert_eq!(told, got, "{status}: {text}");
+        assert!(left.lock().unwrap().is_empty(), "{status}");
+        let line = server.log(2).await.pop().unwrap();
+        assert_eq!(line["attempts"][0]["outcome"], outcome, "{line}");
+        assert_eq!(line["cost_usd"], "0.000000000", "{line}");
     }
 }

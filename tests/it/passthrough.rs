@@ -230,3 +230,22 @@ async fn what_certainly_doesnt_fit_is_refused_with_the_numbers() {
     body["messages"][0]["content"] = "word ".repeat(100).into();
     assert_eq!(post(&server, "/v1/chat/completions", &body).await.0, 400);
 }
+
+/// A request without a body ends with its header, on HTTP/2 too.
+#[tokio::test]
+async fn a_request_without_a_body_goes_through() {
+    for http2 in ["never", "always"] {
+        let provider = provider();
+        let more = format!(", http2: {http2}, passthrough: {{ unmetered: [\"/files*\"] }}");
+        let server =
+            Server::start(&config_of(&head(), &provider, &more, &model("gpt", "sim-gpt", "")));
+        let url = server.url("/passthrough/p/files/7");
+        for method in [http::Method::GET, http::Method::DELETE, http::Method::POST] {
+            let asked = client().request(method.clone(), url.clone()).bearer_auth(KEY);
+            let got = asked.send().await.unwrap();
+            // The simulated provider knows no files.
+            assert_eq!(got.status(), 404, "{http2} {method}: {}", got.text().await.unwrap());
+        }
+        assert_eq!(provider.requests().len(), 3, "{http2}: each once");
+    }
+}

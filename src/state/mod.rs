@@ -1,5 +1,13 @@
 //! What lives as long as the process: everything mutable, addressed by stable names.
 
+mod bytes;
+mod fallbacks;
+mod running;
+
+pub use bytes::{ByteBudget, ByteShare};
+pub use fallbacks::FallbackRate;
+pub use running::{Running, RunningGuard};
+
 use crate::access_log::AccessLog;
 use crate::alerts::{Alert, Alerts};
 use crate::budget::{Budgets, Charge};
@@ -21,12 +29,11 @@ use ahash::{AHashMap, AHashSet};
 use chrono::Utc;
 use parking_lot::Mutex;
 use pingora_limits::rate::Rate;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
 
 /// Teams, users and keys whose accounts are read ahead, at most. All others are read when they
 /// are first charged.
@@ -304,156 +311,4 @@ impl Gateway {
 /// The line for the service manager, when all is well.
 pub fn serving(generation: u64) -> String {
     format!("serving, configuration generation {generation}")
-}
-
-/// Requests and fallbacks of the last five minutes, by second.
-#[derive(Default)]
-pub struct FallbackRate(Mutex<VecDeque<(u64, u64, u64)>>);
-
-impl FallbackRate {
-    /// Seconds that are looked back on.
-    const SECONDS: u64 = 300;
-
-    /// Counts a finished request, `second` after the start of the process.
-    pub fn count(&self, second: u64, fell_back: bool) {
-        let mut seconds = self.0.lock();
-        if seconds.back().is_none_or(|(at, ..)| *at != second) {
-            seconds.push_back((second, 0, 0));
-        }
-        if let Some((_, requests, fallbacks)) = seconds.back_mut() {
-            *requests += 1;
-            *fallbacks += u64::from(fell_back);
-        }
-        while seconds.front().is_some_and(|(at, ..)| *at + Self::SECONDS <= second) {
-            seconds.pop_front();
-        }
-    }
-
-    /// Requests, and how many of them fell back.
-    pub fn counts(&self, second: u64) -> (u64, u64) {
-        let seconds = self.0.lock();
-        let recent = seconds.iter().filter(|(at, ..)| *at + Self::SECONDS > second);
-        recent.fold((0, 0), |(all, fell), (_, r, f)| (all + r, fell + f))
-    }
-
-    /// The share of requests that fell back, between 0 and 1; 0 without requests.
-    pub fn share(&self, second: u64) -> f64 {
-        let (all, fell) = self.counts(second);
-        #[allow(clippy::cast_precision_loss)] // a share for people to look at
-        if all == 0 { 0.0 } else { fell as f64 / all as f64 }
-    }
-}
-
-/// A bound on bytes held in memory, taken before the bytes are read.
-#[derive(Default)]
-pub struct ByteBudget(AtomicU64);
-
-impl ByteBudget {
-    /// Takes `bytes` if they fit under `cap`; they come back when the share is dropped.
-    pub fn take(self: &Arc<Self>, bytes: u64, cap: u64) -> Option<ByteShare> {
-        let mut share = ByteShare { of: self.clone(), bytes: 0 };
-        share.grow(bytes, cap).then_some(share)
-    }
-
-    /// What is taken now.
-    pub fn used(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Bytes taken from a [`ByteBudget`], given back on drop.
-pub struct ByteShare {
-    of: Arc<ByteBudget>,
-    bytes: u64,
-}
-
-impl ByteShare {
-    /// Takes more. Returns `false`, and takes nothing, where that would pass `cap`.
-    #[must_use]
-    pub fn grow(&mut self, more: u64, cap: u64) -> bool {
-        let taken = self.of.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-            used.checked_add(more).filter(|sum| *sum <= cap)
-        });
-        if taken.is_ok() {
-            self.bytes += more;
-        }
-        taken.is_ok()
-    }
-}
-
-impl Drop for ByteShare {
-    fn drop(&mut self) {
-        self.of.0.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
-/// Counts requests being worked on, so that a shutdown can wait for the last one.
-#[derive(Default)]
-pub struct Running {
-    count: AtomicU64,
-    idle: Notify,
-    cut: watch::Sender<bool>,
-}
-
-impl Running {
-    /// Counts one request until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> RunningGuard {
-        self.count.fetch_add(1, Ordering::AcqRel);
-        RunningGuard(self.clone())
-    }
-
-    /// How many run now.
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Ends what still runs: the time that it was given is over.
-    pub fn cut(&self) {
-        self.cut.send_replace(true);
-    }
-
-    /// Says so to a request.
-    pub fn cuts(&self) -> watch::Receiver<bool> {
-        self.cut.subscribe()
-    }
-
-    /// Returns when nothing runs.
-    pub async fn idle(&self) {
-        loop {
-            let notified = self.idle.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            if self.count() == 0 {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
-
-/// One request being worked on.
-pub struct RunningGuard(Arc<Running>);
-
-impl Drop for RunningGuard {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_gives_back_what_it_took() {
-        let budget = Arc::new(ByteBudget::default());
-        let mut share = budget.take(60, 100);
-        assert!(budget.take(41, 100).is_none(), "would pass the cap");
-        assert!(share.as_mut().is_some_and(|s| s.grow(40, 100)));
-        assert_eq!(budget.used(), 100);
-        drop(share);
-        assert_eq!(budget.used(), 0);
-    }
 }
