@@ -39,7 +39,7 @@ enum Command {
     Spend {
         #[command(flatten)]
         file: ConfigFile,
-        /// From this date (UTC midnight) or RFC 3339 time on.
+        /// From this date (its beginning in the configuration's `timezone`) or RFC 3339 time on.
         #[arg(long)]
         from: Option<String>,
         /// Until before this date or time.

@@ -44,9 +44,12 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
         often.tick().await;
         let own = gateway.clone();
         let refresh = move || {
-            own.keyring.refresh(|ids| {
-                own.budgets.changing(ids.iter().map(String::as_str));
-            })
+            let mut changing = None;
+            let changed = own.keyring.refresh(|ids| {
+                changing = Some(own.budgets.changing(ids.iter().cloned()));
+            });
+            drop(changing);
+            changed
         };
         let Ok(result) = tokio::task::spawn_blocking(refresh).await else {
             return;
@@ -54,7 +57,6 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
         if let Ok(changed) = result.as_ref()
             && !changed.is_empty()
         {
-            gateway.budgets.changed();
             gateway.revise_keys(changed);
         }
         if let Err(error) = &result

@@ -110,6 +110,7 @@ impl Seen {
         self.state_file(gateway, snapshot.state_on_failure == OnFailure::Open, now);
         self.fallbacks(gateway, rules, now);
         closed_breakers(gateway);
+        gateway.budgets.look_again();
         if let Some(lowest) = rules.budget_at.first() {
             let past = gateway.budgets.past(*lowest, now);
             let said = |name: &str| gateway.alerts.said(name, now);

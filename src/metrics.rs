@@ -6,7 +6,7 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// In place of a model or team that the configuration doesn't know.
 pub const NONE: &str = "-";
@@ -16,14 +16,14 @@ const BUDGET: &[&str] = &["scope", "id", "per"];
 
 /// Seconds, from 1 ms to 5 minutes: an LLM answers in anything between.
 const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
     120.0, 300.0,
 ];
 
-/// Seconds spent in the gateway itself, from 5 µs to 100 ms.
+/// Seconds spent in the gateway itself, from 5 µs to 1 s.
 const OVERHEAD_SECONDS: &[f64] = &[
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005,
-    0.01, 0.1,
+    0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
 ];
 
 /// Every metric of the process.
@@ -55,11 +55,13 @@ pub struct Metrics {
     pub credential: GaugeVec,
     pub config_generation: IntGauge,
     pub config_reloads: IntCounterVec,
+    pub config_reload_ok: IntGauge,
     pub config_info: IntGaugeVec,
     pub buffered_bytes: IntGauge,
     pub buffered_limit: IntGauge,
     pub memory: IntGauge,
     pub memory_limit: IntGauge,
+    pub memory_refusing: IntGauge,
     pub log_dropped: prometheus::IntCounter,
     pub ledger_rows: IntGauge,
     pub ledger_lag: prometheus::Gauge,
@@ -77,6 +79,9 @@ impl Metrics {
         let r = Register(&registry);
         let build = r.gauges("build_info", "The running version.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let started = r.gauge("start_time_seconds", "When the process started, in Unix time.")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        started.set(now.as_secs_f64());
         let metrics = Metrics {
             requests: r.counters(
                 "requests_total",
@@ -105,7 +110,7 @@ impl Metrics {
             )?,
             first_token_seconds: r.seconds(
                 "first_token_seconds",
-                "Until the first byte of an answer's body.",
+                "Until the first event of a stream.",
                 &["provider", "model"],
             )?,
             tokens: r.counters(
@@ -162,7 +167,7 @@ impl Metrics {
             )?,
             breaker_open: r.int_gauges(
                 "breaker_open",
-                "1 while a target is left alone.",
+                "1 from the opening of a target's breaker until a trial call succeeds.",
                 &["provider", "model"],
             )?,
             rollbacks: r.counters(
@@ -189,6 +194,10 @@ impl Metrics {
                 "Reloads, by result.",
                 &["result"],
             )?,
+            config_reload_ok: r.int_gauge(
+                "config_reload_ok",
+                "0 since a reload was refused: the configuration before it is in force.",
+            )?,
             config_info: r.int_gauges(
                 "config_info",
                 "The configuration in force, by the first 16 hex digits of its file's SHA-256.",
@@ -203,6 +212,10 @@ impl Metrics {
             memory_limit: r.int_gauge(
                 "memory_limit_bytes",
                 "Past it new requests are refused (server.max_memory); 0 is no limit.",
+            )?,
+            memory_refusing: r.int_gauge(
+                "memory_refusing",
+                "1 while new requests are refused for server.max_memory.",
             )?,
             log_dropped: r.counter(
                 "access_log_dropped_total",
@@ -227,6 +240,7 @@ impl Metrics {
     /// Shows what is rare before it happens for the first time: Prometheus sees no increase in a
     /// series that begins at 1.
     fn begin_at_zero(&self) {
+        self.config_reload_ok.set(1);
         for result in ["ok", "refused"] {
             self.config_reloads.with_label_values(&[result]);
         }

@@ -105,10 +105,9 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
         previous: None,
     };
     let detail = json!({"fingerprint": fingerprint(&key.hash), "key": written(&key)}).to_string();
-    gateway.budgets.changing([&*key.id]);
-    let created = gateway.keyring.create(key.clone(), ACTOR, detail);
-    gateway.budgets.changed();
-    created.map_err(failed)?;
+    let changing = gateway.budgets.changing([key.id.to_string()]);
+    gateway.keyring.create(key.clone(), ACTOR, detail).map_err(failed)?;
+    drop(changing);
     // There may have been another key of this name.
     gateway.budgets.revise(&Charge { kind: ScopeKind::Key, id: &key.id, budgets: &[] });
     let mut view = view(&gateway.budgets.view(Utc::now()), &gateway.live.peek(), &key);
@@ -286,7 +285,7 @@ fn edit(
     change: impl FnOnce(&mut StoredKey) -> Result<Value, Refusal>,
 ) -> Result<StoredKey, Refusal> {
     let note = Change { at: now(), actor: ACTOR, action };
-    gateway.budgets.changing([id]);
+    let changing = gateway.budgets.changing([id.to_owned()]);
     let changed = gateway.keyring.change(id, note, |key| {
         if key.revoked.is_some() {
             let message = "the key was revoked; make another one with POST /keys";
@@ -294,7 +293,7 @@ fn edit(
         }
         change(key).map(|detail| detail.to_string())
     });
-    gateway.budgets.changed();
+    drop(changing);
     changed.map_err(|error| match error {
         ChangeError::Refused(refusal) => refusal,
         ChangeError::Unknown => unknown(),

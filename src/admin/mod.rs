@@ -105,6 +105,7 @@ impl AdminApi {
         metrics.buffered_limit.set(gauge(live.peek().server.max_buffered_bytes));
         metrics.memory.set(gauge(memory.resident()));
         metrics.memory_limit.set(gauge(memory.watermark()));
+        metrics.memory_refusing.set(i64::from(memory.is_over()));
     }
 
     fn publish_budgets(&self) {

@@ -100,16 +100,14 @@ impl Hold {
     fn end(&mut self, cost: NanoUsd, told: bool) {
         self.ended = true;
         give_back(&self.parts, self.worst, cost);
-        if self.has_seen_openings() {
-            let parts = self.budgets.inherited.end(self.id);
-            for part in parts.iter().filter(|_| !told) {
-                part.account.with(part.per, part.starts, |slot, index| {
-                    let window = &mut slot.windows[index];
-                    window.unseen = window.unseen.saturating_add(cost.0);
-                });
-            }
-            give_back(&parts, self.worst, NanoUsd(0));
+        let parts = self.budgets.inherited.end(self.id);
+        for part in parts.iter().filter(|_| !told) {
+            part.account.with(part.per, part.starts, |slot, index| {
+                let window = &mut slot.windows[index];
+                window.unseen = window.unseen.saturating_add(cost.0);
+            });
         }
+        give_back(&parts, self.worst, NanoUsd(0));
     }
 }
 

@@ -85,6 +85,19 @@ pub struct Budgets {
     inherited: Inherited,
 }
 
+/// A change of keys. To be dropped when it is in force.
+#[must_use = "the change is under way until this is dropped"]
+pub struct Changing {
+    budgets: Arc<Budgets>,
+    keys: Vec<String>,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.budgets.inherited.changed(&self.keys);
+    }
+}
+
 impl Budgets {
     /// No accounts yet: each is read from the store when it is first charged, or by
     /// [`Budgets::warm`].
@@ -116,19 +129,17 @@ impl Budgets {
         self.inherited.reloaded();
     }
 
-    /// Keys are about to change, and [`Budgets::changed`] follows.
-    pub fn changing<'a>(&self, keys: impl IntoIterator<Item = &'a str>) {
-        self.inherited.changing();
-        for key in keys {
+    /// These keys are about to change, until what is returned is dropped: as
+    /// [`Budgets::reloading`], for their own budgets.
+    pub fn changing(self: &Arc<Self>, keys: impl IntoIterator<Item = String>) -> Changing {
+        let keys: Vec<String> = keys.into_iter().collect();
+        self.inherited.changing(&keys);
+        for key in &keys {
             if let Some(account) = self.accounts.find(ScopeKind::Key, key) {
                 account.slots.lock().iter_mut().for_each(|slot| self.inherited.doubt(slot));
             }
         }
-    }
-
-    /// They have changed: as [`Budgets::reloaded`], for their own budgets.
-    pub fn changed(&self) {
-        self.inherited.changed();
+        Changing { budgets: self.clone(), keys }
     }
 
     /// Whether holds are given while the store fails (`state.on_failure: open`). The caps hold
@@ -197,13 +208,14 @@ impl Budgets {
     pub fn warm(&self, charges: &[Charge<'_>], now: DateTime<Utc>) -> LeaseTicket {
         let zone = *self.zone.lock();
         self.opened.fetch_add(1, Ordering::AcqRel);
+        self.inherited.look(&*self.store);
         let (mut ticket, mut questions) = (LeaseTicket::default(), Vec::new());
         for want in self.wanted(charges) {
             let mut slots = want.account.slots.lock();
             let slot = slot(&mut slots, want.per);
             let index = slot.current(zone, now);
             slot.windows[index].cap = want.cap;
-            if self.inherited.wakes(slot) {
+            if self.inherited.wakes(&want.account, slot) {
                 self.inherited.open(&*self.store, &want.account, slot, index);
             }
             if slot.windows[index].lease.is_none() {
@@ -230,6 +242,17 @@ impl Budgets {
                 window.cap = budget.cap.0;
             }
             true
+        });
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Who waits longest for an account looks again: the window that it was refused in may be over.
+    /// To be called now and then.
+    pub fn look_again(&self) {
+        let mut wakers = Vec::new();
+        self.accounts.each(|_, _, account| {
+            let mut slots = account.slots.lock();
+            wakers.extend(slots.iter_mut().filter_map(|slot| slot.queue.stir()));
         });
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -370,6 +393,11 @@ impl Budgets {
     ) -> Result<Taken, HoldError> {
         let zone = *self.zone.lock();
         let mut accounts = Locked::new(wanted, &self.inherited, zone, now);
+        if !accounts.opened.is_empty() && self.inherited.is_stale() {
+            drop(accounts);
+            self.inherited.look(&*self.store);
+            accounts = Locked::new(wanted, &self.inherited, zone, now);
+        }
         if !accounts.opened.is_empty() {
             self.opened.fetch_add(1, Ordering::AcqRel);
             accounts.inherit(&self.inherited, &*self.store);

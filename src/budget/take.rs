@@ -68,7 +68,7 @@ impl<'a> Locked<'a> {
             if !slot.sure {
                 changes = changes.or_else(|| Some(inherited.changes()));
             }
-            if inherited.wakes(slot) {
+            if inherited.wakes(&want.account, slot) {
                 opened.push(i);
             }
         }

@@ -55,6 +55,7 @@ impl Edge {
         };
         let route = route::route(&method, &path);
         if route == Route::Healthz {
+            exchange.is_probe = true;
             return Ok(models::health(&self.gateway));
         }
         if let Route::Call { endpoint, .. } = &route {

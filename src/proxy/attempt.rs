@@ -53,10 +53,14 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let mut held = match held {
             Ok(held) if !money.is_in_force() => {
                 held.hold.release();
+                from_the_start(call);
                 continue;
             }
             Ok(held) => held,
-            Err(short) if short.outdated => continue,
+            Err(short) if short.outdated => {
+                from_the_start(call);
+                continue;
+            }
             Err(hold::Short { reject, other_target_may_do: true, .. }) => {
                 call.over_budget = Some(Box::new(reject));
                 call.next += 1;
@@ -82,6 +86,16 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
                 }
             }
         }
+    }
+}
+
+/// What stood in a target's way may not be there any more. A request that was sent somewhere goes on
+/// from there.
+fn from_the_start(call: &mut Call) {
+    if call.done.is_empty() && call.stale == 0 {
+        call.next = 0;
+        call.passed_over.clear();
+        (call.limited, call.over_budget, call.forbidden) = (None, None, false);
     }
 }
 

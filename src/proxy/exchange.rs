@@ -101,6 +101,8 @@ pub struct Exchange {
     pub client_gone: bool,
     /// After a failure: the client was told all the same, and the connection is in order.
     pub told: bool,
+    /// It only asks whether anybody is there.
+    pub is_probe: bool,
 }
 
 fn request_id() -> String {
@@ -140,6 +142,7 @@ impl Exchange {
             status: 0,
             client_gone: false,
             told: false,
+            is_probe: false,
         }
     }
 

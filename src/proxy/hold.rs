@@ -157,6 +157,15 @@ impl Money<'_> {
             .filter(|(kind, ..)| *kind != ScopeKind::Model)
             .map(|(kind, id, scope)| (kind, id, scope.budgets.as_slice()))
             .collect();
+        // Whom only the key names has no budget, and may get one while the attempt runs.
+        let named = [(ScopeKind::User, &self.caller.user), (ScopeKind::Team, &self.caller.team)];
+        for (kind, name) in named {
+            if let Some(name) = name
+                && !scopes.iter().any(|(known, ..)| *known == kind)
+            {
+                scopes.push((kind, name, &[]));
+            }
+        }
         let model = &candidate.model;
         let model = self.snapshot.models.get(&model.name).unwrap_or(model);
         scopes.push((ScopeKind::Model, &model.name, &model.scope.budgets));
@@ -195,8 +204,10 @@ impl Money<'_> {
     fn short(&self, refusal: &Refusal, worst: NanoUsd, call: &Call) -> Short {
         let outdated = !refusal.store_failed && !self.is_in_force();
         if !outdated {
-            let labels = [refusal.kind.as_str()];
-            self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+            if !refusal.store_failed {
+                let labels = [refusal.kind.as_str()];
+                self.gateway.metrics.budget_refused.with_label_values(&labels).inc();
+            }
             self.tell(refusal, worst);
         }
         let own = match refusal.kind {

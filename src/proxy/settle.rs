@@ -201,13 +201,15 @@ fn count(gateway: &Gateway, exchange: &Exchange, attempt: &Attempt, record: &Att
     let labels = [target.provider.as_str(), target.model.as_str()];
     metrics.attempts.with_label_values(&[labels[0], labels[1], record.outcome]).inc();
     Metrics::observe(&metrics.attempt_seconds, &labels, record.took);
-    if let Some(first) = record.first_token {
+    // The first byte of any other answer is its end.
+    let streamed = exchange.call.as_ref().is_some_and(|call| call.stream);
+    if let Some(first) = record.first_token.filter(|_| streamed) {
         Metrics::observe(&metrics.first_token_seconds, &labels, first);
     }
     if exchange.client_gone {
         metrics.abandoned_streams.with_label_values(&labels).inc();
-        let streamed = record.usage.output.unwrap_or(0);
-        metrics.abandoned_tokens.with_label_values(&labels).inc_by(streamed);
+        let output = record.usage.output.unwrap_or(0);
+        metrics.abandoned_tokens.with_label_values(&labels).inc_by(output);
     }
 }
 
@@ -243,8 +245,11 @@ pub fn request_ended(gateway: &Gateway, exchange: &mut Exchange, request: &Head)
     let status = http::StatusCode::from_u16(exchange.status);
     let status = status.as_ref().map_or("0", http::StatusCode::as_str);
     let labels = [model, exchange.team_label(), status];
-    gateway.metrics.requests.with_label_values(&labels).inc();
-    Metrics::observe(&gateway.metrics.request_seconds, &[model], took);
+    // Load balancers ask all the time: among their probes the errors of a few clients are lost.
+    if !exchange.is_probe {
+        gateway.metrics.requests.with_label_values(&labels).inc();
+        Metrics::observe(&gateway.metrics.request_seconds, &[model], took);
+    }
     let entry = entry(exchange, request, took);
     if !gateway.access_log.log(&entry) {
         gateway.metrics.log_dropped.inc();

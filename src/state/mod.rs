@@ -178,6 +178,7 @@ impl Gateway {
             Ok(snapshot) => {
                 self.budgets.reloaded();
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
+                self.metrics.config_reload_ok.set(1);
                 self.publish_config();
                 self.warm_later();
                 self.alerts.follow(&snapshot.alerts.webhooks);
@@ -190,6 +191,7 @@ impl Gateway {
             }
             Err(problems) => {
                 self.metrics.config_reloads.with_label_values(&["refused"]).inc();
+                self.metrics.config_reload_ok.set(0);
                 for problem in &problems {
                     log::error!("reload refused, the old configuration stays: {problem}");
                 }
@@ -282,6 +284,11 @@ impl Gateway {
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);
         for target in targets.clone() {
+            if target.canary.is_some() {
+                // At 0 from the start, for the same reason as the metrics' own.
+                let labels = [target.provider.as_str(), target.model.as_str()];
+                self.metrics.rollbacks.with_label_values(&labels);
+            }
             let provider = snapshot.providers.get(&target.provider);
             if provider.is_some_and(|provider| !self.health.knows(&provider.credential)) {
                 self.health.of(&target.id).warm_up();
@@ -298,7 +305,7 @@ impl Gateway {
         self.health.keep(|name| named.contains(name) || (!before.contains(name) && passed(name)));
         self.roster().keep(&self.limiter, &self.budgets);
         for provider in snapshot.providers.values() {
-            // At 0 from the start, for the same reason as the metrics' own.
+            // As above.
             self.metrics.auth_failures.with_label_values(&[&provider.name]);
             if let Some(key) = &provider.api_key {
                 let labels = [provider.name.as_str(), &key.fingerprint()];

@@ -275,7 +275,10 @@ async fn models_are_listed_as_far_as_the_key_reaches() {
         (wrong.status().as_u16(), &wrong.headers()["allow"]),
         (405, &"GET".parse().unwrap())
     );
+    let counted = server.metric("tollbar_requests_total").await;
+    assert!(counted > 0.0);
     assert_eq!(http.get(server.url("/healthz")).send().await.unwrap().status(), 200);
+    assert_eq!(server.metric("tollbar_requests_total").await, counted, "a probe");
     assert_eq!(provider.requests().len(), 0);
 }
 

@@ -52,6 +52,7 @@ async fn over_the_watermark_only_what_runs_goes_on() {
     let provider = provider();
     let server = Server::start(&with_memory(&provider, "none"));
     assert_eq!(server.metric("tollbar_memory_limit_bytes").await, 0.0);
+    assert_eq!(server.metric("tollbar_memory_refusing").await, 0.0);
     let gate = Gate::new();
     let script = Script { gate: Some(gate.clone()), chunks: Some(4), ..Script::default() };
     provider.script("sim-gpt", vec![script]);
@@ -86,6 +87,7 @@ async fn over_the_watermark_only_what_runs_goes_on() {
         assert_eq!(client().get(&url).send().await.unwrap().status(), 200, "{url}");
     }
     assert_eq!(server.metric("tollbar_memory_limit_bytes").await, f64::from(1 << 20));
+    assert_eq!(server.metric("tollbar_memory_refusing").await, 1.0);
     let resident = server.metric("tollbar_memory_bytes").await;
     assert!(resident > f64::from(4 << 20), "{resident}");
     let said = server.stderr();

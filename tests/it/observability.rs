@@ -196,7 +196,9 @@ fn wrong(expr: &str, texts: &[String], exported: &Exported) -> Vec<String> {
     let read = promql::read(expr);
     let mut wrong = Vec::new();
     let mut labels: BTreeSet<&str> = OF_THE_SCRAPE.into();
-    for selector in &read.selectors {
+    // Prometheus's own, one for each thing that it scrapes.
+    let own = |metric: &str| metric == "up";
+    for selector in read.selectors.iter().filter(|selector| !own(&selector.metric)) {
         let Some(metric) = exported.get(&selector.metric) else {
             wrong.push(format!("there is no {}", selector.metric));
             continue;

@@ -239,6 +239,7 @@ async fn a_broken_file_changes_nothing_and_is_told() {
         assert_eq!(status["generation"], 1);
         assert_eq!(&status["last_reload_problems"], &answer["error"]["problems"]);
         assert_eq!(server.metric(refused).await, (n + 1) as f64);
+        assert_eq!(server.metric("tollbar_config_reload_ok").await, 0.0);
         assert_eq!(generation(&server).await, 1);
         let answer =
             post(&client(), server.url("/v1/chat/completions"), chat("gpt").to_string()).await;
@@ -259,6 +260,7 @@ async fn a_broken_file_changes_nothing_and_is_told() {
     write(&server, &good);
     assert_eq!(reload(&server).await, (200, json!({"generation": 2})));
     assert_eq!(status(&server).await["last_reload_problems"], json!([]));
+    assert_eq!(server.metric("tollbar_config_reload_ok").await, 1.0);
 }
 
 /// A configuration is kept as long as a request that began with it runs, and no longer: perhaps a
@@ -420,10 +422,18 @@ async fn a_drain_has_an_end() {
 /// charges it first, and whatever is charged then.
 #[tokio::test]
 async fn a_budget_that_a_reload_adds_holds_what_runs() {
+    let budgets = "{ budgets: [ { usd: 0.0035, per: day } ] }";
+    added(&format!("global: {budgets}\n")).await;
+    // Before, nobody but the key named its user.
+    added(&format!("users: {{ ana: {budgets} }}\n")).await;
+}
+
+async fn added(scope: &str) {
     let provider = provider();
     let config = |more: &str| {
+        let head = head().replace("unlimited: true", "unlimited: true, user: ana");
         let models = model("gpt", "sim-gpt", ", max_output_tokens: 1000");
-        format!("{}{more}", config_of(&head(), &provider, "", &models))
+        format!("{}{more}", config_of(&head, &provider, "", &models))
     };
     let server = Server::start(&config(""));
     let gate = Gate::new();
@@ -435,10 +445,7 @@ async fn a_budget_that_a_reload_adds_holds_what_runs() {
     let mut running = post(&http, url.clone(), chat_stream("gpt").to_string()).await;
     assert!(running.chunk().await.unwrap().is_some());
     // An answer costs up to $0.002 and what its prompt is: one fits, two don't.
-    write(
-        &server,
-        &config("global: { budgets: [ { usd: 0.0035, per: day } ] }\nadmission: { wait: 0s }\n"),
-    );
+    write(&server, &config(&format!("{scope}admission: {{ wait: 0s }}\n")));
     assert_eq!(reload(&server).await.0, 200);
     let refused = post(&http, url.clone(), chat("gpt").to_string()).await;
     assert_eq!(refused.status(), 429, "{}", refused.text().await.unwrap());
@@ -451,6 +458,7 @@ async fn a_budget_that_a_reload_adds_holds_what_runs() {
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     let budgets = admin(&server, "/budgets").await;
     assert_eq!(nano(&budgets["data"][0]["held_usd"].to_string()), 0, "{budgets}");
+    assert!(nano(&budgets["data"][0]["spent_usd"].to_string()) > 0, "{budgets}");
 }
 
 /// What still runs while the process ends goes by the newest configuration, too; and who is in a

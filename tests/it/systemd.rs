@@ -141,7 +141,7 @@ async fn post_owned(url: String, body: String) -> u16 {
     status
 }
 
-/// SIGUSR2: the process starts its successor itself, as the unit's `tollbar-upgrade` does.
+/// SIGUSR2: the process starts its successor itself.
 #[tokio::test]
 async fn an_upgrade_tells_systemd_whom_to_follow() {
     let provider = provider();

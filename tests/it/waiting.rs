@@ -113,6 +113,38 @@ async fn who_waits_goes_by_the_budget_of_now() {
     }
 }
 
+/// A target whose budget was used up is asked after all, if that has changed while the next one was
+/// waited for.
+#[tokio::test]
+async fn who_waits_goes_back_to_a_target_that_may_do_now() {
+    let provider = provider();
+    let config = |p: &str, q: &str| {
+        let base = provider.base();
+        // As good as always the first.
+        let target = |name, weight| {
+            format!(
+                "{{ provider: {name}, model: sim-gpt, weight: {weight}, price: {{ input: 1, output: 2 }} }}"
+            )
+        };
+        format!(
+            "{}{WAIT}providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\"{p} }}\n\
+             {q}models:\n  gpt: {{ targets: [ {}{} ], max_output_tokens: 1000 }}\n",
+            head(),
+            target("p", 1000),
+            if q.is_empty() { String::new() } else { format!(", {}", target("q", 1)) },
+        )
+    };
+    let little = ", budgets: [ { usd: 0.000001, per: day } ]";
+    let q = format!("  q: {{ dialect: openai, base_url: \"{}/v1\", {POOR} }}\n", provider.base());
+    let server = Server::start(&config(little, &q));
+    let (gate, runs, waits) = one_waits(&server, &provider).await;
+    write_and_reload(&server, &config("", "")).await;
+    let answer = tokio::time::timeout(SOON, waits).await.expect("it still waits").unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    gate.open();
+    assert_eq!(runs.await.unwrap().status(), 200);
+}
+
 /// Who waits pays as the key of now does: budgets, ledger and metrics name the same team.
 #[tokio::test]
 async fn a_key_that_changes_its_team_meanwhile_pays_from_the_new_one() {

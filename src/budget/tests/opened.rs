@@ -36,7 +36,7 @@ fn a_budget_opened_during_an_attempt_holds_it() {
         bench.hold(&[key("another", &[])], 90, noon()).unwrap(),
     );
     bench.hold(&[key("k", &[])], 10, noon()).unwrap().release();
-    bench.budgets.changed();
+    drop(bench.budgets.changing(["k".to_owned()]));
     let refusal = bench.hold(&[key("k", &day)], 31, noon()).err().unwrap();
     assert_eq!((refusal.held, refusal.only_holds), (NanoUsd(70), true));
     let fits = bench.hold(&[key("k", &day)], 30, noon()).unwrap();
@@ -60,7 +60,7 @@ fn a_budget_warmed_during_an_attempt_holds_it() {
     let bench = bench(&dir, Tz::UTC);
     let budgets = [cap(100, Per::Day), cap(1000, Per::Month)];
     let running = bench.hold(&[key("k", &budgets[1..])], 70, noon()).unwrap();
-    bench.budgets.changed();
+    drop(bench.budgets.changing(["k".to_owned()]));
     block_on(bench.budgets.warm(&[key("k", &budgets)], noon()));
     assert_eq!(bench.day(noon()), (0, 70));
     let month = || bench.budgets.view(noon()).into_iter().find(|a| a.per == Per::Month).unwrap();
@@ -87,7 +87,7 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
         }
         match by_reload {
             true => reload(&bench),
-            false => bench.budgets.changed(),
+            false => drop(bench.budgets.changing(["k".to_owned()])),
         }
         // Somebody still goes by the old configuration, and has to wait.
         assert!(bench.hold(&[key("k", &day)], 1000, noon()).is_err());
@@ -100,7 +100,7 @@ fn a_budget_that_comes_back_knows_what_it_missed() {
         }
         match by_reload {
             true => reload(&bench),
-            false => bench.budgets.changed(),
+            false => drop(bench.budgets.changing(["k".to_owned()])),
         }
         // 30 of the first, 20 that run, and 10 that are spent in each round.
         let spent = if by_reload { 10 } else { 40 };
@@ -194,13 +194,13 @@ fn a_new_budget_is_charged_while_keys_change() {
     let day = [cap(1000, Per::Day)];
     let mut asked = 0;
     loop {
-        bench.budgets.changing(["another"]);
+        let changing = bench.budgets.changing(["another".to_owned()]);
         match bench.budgets.hold("r", &[key("k", &day)], NanoUsd(10), noon()) {
             Ok(hold) => break hold.release(),
             Err(HoldError::NeedsLease(ticket)) => block_on(ticket),
             Err(HoldError::Refused(refusal)) => panic!("{refusal:?}"),
         }
-        bench.budgets.changed();
+        drop(changing);
         asked += 1;
         assert!(asked < 3, "its lease is never enough");
     }
@@ -222,4 +222,31 @@ fn a_hold_that_is_confirmed_late_confirms_nothing() {
     assert_eq!((refusal.held, refusal.only_holds), (NanoUsd(80), true));
     running.release();
     late.release();
+}
+
+/// As long as a key changes, whoever charges it hears of what runs, whoever has asked before.
+#[test]
+fn a_changing_key_hears_of_what_runs_each_time() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let day = [cap(100, Per::Day)];
+    bench.hold(&[key("k", &day)], 10, noon()).unwrap().release();
+    let none: &[Budget] = &[];
+    drop(bench.budgets.changing(["k".to_owned()]));
+    bench.budgets.revise(&key("k", none));
+    let changing = bench.budgets.changing(["k".to_owned()]);
+    // Somebody from before the first change looks while the second is under way.
+    let look = |worst| bench.budgets.hold("r", &[key("k", &day)], NanoUsd(worst), noon());
+    match look(5) {
+        Err(HoldError::NeedsLease(ticket)) => block_on(ticket),
+        other => panic!("{:?}", other.err()),
+    }
+    let running = bench.hold(&[key("k", none)], 60, noon()).unwrap();
+    match look(50) {
+        Err(HoldError::Refused(refusal)) => assert_eq!(refusal.held, NanoUsd(60)),
+        other => panic!("{:?}", other.err()),
+    }
+    drop(changing);
+    running.release();
+    bench.hold(&[key("k", &day)], 100, noon()).unwrap().release();
 }

@@ -119,3 +119,28 @@ fn a_change_is_told_to_everybody_who_waits() {
     }
     running.release();
 }
+
+/// Who waits when a window ends is served from the next one, in turn, whatever still runs.
+#[test]
+fn a_new_window_serves_who_waits() {
+    let dir = Dir::new();
+    let bench = bench(&dir, Tz::UTC);
+    let daily = [cap(100, Per::Day)];
+    let charges = [key("k", &daily)];
+    let running = bench.hold(&charges, 80, noon()).unwrap();
+    let tomorrow = AtomicBool::new(false);
+    let now = || if tomorrow.load(Ordering::Relaxed) { noon() + Span::days(1) } else { noon() };
+    let mut waiting = [70, 30].map(|worst| -> Waiting<'_> {
+        Box::pin(bench.budgets.acquire("r", &charges, NanoUsd(worst), now, true))
+    });
+    assert!(waiting.iter_mut().all(|waiting| poll(waiting).is_pending()));
+    bench.budgets.look_again();
+    assert!(waiting.iter_mut().all(|waiting| poll(waiting).is_pending()), "the same window");
+    tomorrow.store(true, Ordering::Relaxed);
+    assert!(waiting.iter_mut().all(|waiting| poll(waiting).is_pending()), "nobody tells them");
+    bench.budgets.look_again();
+    let holds = waiting.map(served);
+    assert_eq!(bench.day(noon() + Span::days(1)), (0, 100));
+    holds.into_iter().for_each(Hold::release);
+    running.release();
+}
