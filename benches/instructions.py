@@ -26,6 +26,8 @@ VALGRIND = ["valgrind", "--tool=callgrind", "--fair-sched=yes"]
 
 def main():
     args = arguments()
+    # What an earlier run has left is not this one's.
+    (args.out / "counts.json").unlink(missing_ok=True)
     if shutil.which("valgrind") is None:
         print("valgrind is missing: no instructions are counted.")
         print("install it (apt-get install valgrind, dnf install valgrind) and run this again.")

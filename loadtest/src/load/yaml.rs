@@ -79,9 +79,11 @@ impl Settings {
         text += "models:\n";
         for model in &self.models {
             let _ = writeln!(text, "  \"{}\":\n    targets:", model.name);
-            for target in &model.targets {
-                let price = "price: { input: 0.15, output: 0.60 }";
-                let _ = writeln!(text, "      - {{ provider: p, model: \"{target}\", {price} }}");
+            for (n, target) in model.targets.iter().enumerate() {
+                // As good as every conversation begins at the first.
+                let weight = if n == 0 { 1000 } else { 1 };
+                let more = format!("weight: {weight}, price: {{ input: 0.15, output: 0.60 }}");
+                let _ = writeln!(text, "      - {{ provider: p, model: \"{target}\", {more} }}");
             }
             let window = self.context_window;
             let _ = writeln!(text, "    max_output_tokens: 4096\n    context_window: {window}");
