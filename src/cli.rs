@@ -178,7 +178,7 @@ fn spent(
     let time = |text: Option<&str>| text.map(|text| reports::time(text, zone)).transpose();
     let filter = Filter { from: time(from)?, to: time(to)?, ..Filter::default() };
     reports::in_order(filter.from, filter.to)?;
-    let rows = ledger::spend(&state, &filter, &columns, zone)
+    let rows = ledger::spend(&state, &filter, &columns, zone, u64::MAX)
         .map_err(|error| format!("{error}\nhas the server run with this configuration yet?"))?;
     let mut table =
         vec![columns.iter().map(|column| column.as_str().to_owned()).collect::<Vec<_>>()];

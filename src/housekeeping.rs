@@ -12,6 +12,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often it is asked again what the watermark is: a control group's limit can be changed.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How often limits that nothing is taken of are forgotten.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Over the watermark for so long without any work: nothing that runs can be the reason.
 const IDLE_AND_OVER: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,17 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
     }
 }
 
+/// Forgets what was limited a minute ago and isn't any more, once a minute: a window takes 2 KB, and
+/// keys that are made for one job are never asked for again.
+pub async fn forget_idle(gateway: Arc<Gateway>) {
+    let mut often = interval(IDLE);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        often.tick().await;
+        gateway.limiter.keep(|_, _| false, std::time::Instant::now());
+    }
+}
+
 /// Gives a sign of life, at half of the time in which systemd wants one; returns at once where it
 /// wants none.
 ///
@@ -98,15 +112,25 @@ pub async fn watch_memory(gateway: Arc<Gateway>) {
     let mut often = interval(LOOK);
     often.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut generation, mut asked, mut watermark) = (0, Instant::now(), None);
-    let mut over = Over::default();
+    let (mut over, mut blind) = (Over::default(), false);
     loop {
         often.tick().await;
         let snapshot = gateway.live.snapshot();
         if generation != snapshot.generation || asked.elapsed() >= LIMIT {
             (generation, asked) = (snapshot.generation, Instant::now());
-            watermark = memory::watermark(snapshot.server.max_memory);
+            // What can't be read now, for want of descriptors, stays what it was.
+            watermark = memory::watermark(snapshot.server.max_memory).unwrap_or(watermark);
         }
-        let Ok(resident) = memory::resident() else { return };
+        let resident = match memory::resident() {
+            Ok(resident) => resident,
+            Err(error) => {
+                if !std::mem::replace(&mut blind, true) {
+                    log::error!("memory can't be looked at, server.max_memory waits: {error}");
+                }
+                continue;
+            }
+        };
+        blind = false;
         let crossed = gateway.memory.observe(resident, watermark);
         tell(&gateway, crossed);
         if gateway.memory.is_over() {

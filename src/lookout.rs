@@ -5,6 +5,7 @@ use crate::alerts::{Alert, Kind};
 use crate::config::snapshot::{Alerts as Rules, OnFailure};
 use crate::ledger::{self, Claim};
 use crate::state::Gateway;
+use crate::units::NanoUsd;
 use chrono::{DateTime, TimeDelta, Utc};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,7 +86,7 @@ async fn run(gateway: Arc<Gateway>, mut stop: signal::Receiver<bool>) {
 /// What the looks before have seen.
 #[derive(Default)]
 struct Seen {
-    pace: Option<(Pace, i64)>,
+    pace: Option<(Pace, NanoUsd)>,
     pace_looked: Option<DateTime<Utc>>,
     /// Too fast was told, and is not told again before this.
     fast_until: Option<DateTime<Utc>>,
@@ -157,14 +158,14 @@ impl Seen {
     fn look_at_pace(&mut self, gateway: &Gateway, rules: &Rules, now: DateTime<Utc>) {
         let (path, minute) = (gateway.ledger.path(), now.timestamp().div_euclid(60));
         let read = match &mut self.pace {
-            Some((pace, newest)) => ledger::spent_after(path, *newest).map(|(spent, id)| {
-                pace.spent(minute, spent);
-                *newest = id;
+            Some((pace, before)) => ledger::ever_spent(path).map(|all| {
+                pace.spent(minute, NanoUsd(all.0.saturating_sub(before.0)));
+                *before = all;
             }),
-            None => ledger::spent_by_minute(path, now - HISTORY).map(|(minutes, id)| {
+            None => ledger::spent_by_minute(path, now - HISTORY).map(|(minutes, all)| {
                 let mut pace = Pace::default();
                 minutes.into_iter().for_each(|(at, spent)| pace.spent(at, spent));
-                self.pace = Some((pace, id));
+                self.pace = Some((pace, all));
             }),
         };
         if let Err(error) = read {

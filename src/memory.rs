@@ -55,15 +55,21 @@ impl Memory {
     }
 }
 
-/// The watermark that a setting means for this process now.
-pub fn watermark(setting: MaxMemory) -> Option<u64> {
+/// The watermark that a setting means for this process now; `None` is none.
+///
+/// # Errors
+/// The control groups can't be read, although there are some.
+pub fn watermark(setting: MaxMemory) -> std::io::Result<Option<u64>> {
     match setting {
-        MaxMemory::Unlimited => None,
-        MaxMemory::Bytes(bytes) => Some(bytes),
+        MaxMemory::Unlimited => Ok(None),
+        MaxMemory::Bytes(bytes) => Ok(Some(bytes)),
         MaxMemory::Auto => {
-            let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-            let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"))?;
-            Some(limit / 100 * SHARE)
+            let groups = match std::fs::read_to_string("/proc/self/cgroup") {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                groups => groups?,
+            };
+            let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));
+            Ok(limit.map(|limit| limit / 100 * SHARE))
         }
     }
 }

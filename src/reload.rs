@@ -169,7 +169,9 @@ fn needs_restart(old: &Snapshot, new: &Snapshot) -> Vec<String> {
     };
     check(old.listeners == new.listeners, "listeners");
     check(old.admin.address == new.admin.address, "admin.address");
-    check(old.server.threads == new.server.threads, "server.threads");
+    // What `auto` comes to follows the processors that the process may use, which can change.
+    let auto = old.server.auto_threads && new.server.auto_threads;
+    check(auto || old.server.threads == new.server.threads, "server.threads");
     check(old.state_path == new.state_path, "state.path");
     problems
 }

@@ -106,6 +106,7 @@ pub struct Ready {
 /// When it can't start. Nothing has been served then.
 pub fn run(options: Options) -> Result<(), StartError> {
     memory::use_small_pages();
+    sockets::allow_descriptors();
     let (live, warnings) =
         Live::start(options.source, options.environment).map_err(StartError::Config)?;
     // A large file has passed through memory, and will not be needed again.
@@ -181,6 +182,7 @@ async fn serve(
     tokio::spawn(housekeeping::prune(gateway.clone()));
     tokio::spawn(housekeeping::follow_keys(gateway.clone()));
     tokio::spawn(housekeeping::watch_memory(gateway.clone()));
+    tokio::spawn(housekeeping::forget_idle(gateway.clone()));
     let lookout = Lookout::start(gateway);
     gateway.warm_later();
     gateway.tell_twins();

@@ -13,6 +13,18 @@ use tokio::net::{TcpListener, TcpSocket};
 /// Connections that wait to be accepted, per socket; the system's own bound may be lower.
 const BACKLOG: u32 = 4096;
 
+/// Lets the process have as many descriptors as the system's hard limit allows: two for each running
+/// request, and shells give 1,024.
+pub fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        log::debug!("no more than {current:?} descriptors: {error}");
+    }
+}
+
 /// Why sockets can't be had.
 pub enum Problem {
     /// An address can't be bound.

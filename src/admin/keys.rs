@@ -133,12 +133,18 @@ fn list(gateway: &Gateway, query: &str) -> Result<Response<Vec<u8>>, Refusal> {
     }
     let (snapshot, accounts) = (gateway.live.peek(), gateway.budgets.view(Utc::now()));
     let stored = gateway.keyring.list(&after, limit).map_err(|error| failed(error.into()))?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // There may be a million: only those that are shown are worth a view.
+    let mut file: Vec<_> = snapshot.keys.iter().filter(|key| *key.id > *after).collect();
+    if file.len() > limit {
+        file.select_nth_unstable_by(limit, |a, b| a.id.cmp(&b.id));
+        file.truncate(limit);
+    }
     let mut rows: Vec<(&str, Shown)> =
         stored.iter().map(|key| (&*key.id, view(&accounts, &snapshot, key))).collect();
-    let file = snapshot.keys.iter().filter(|key| *key.id > *after);
-    rows.extend(file.map(|key| (&*key.id, file_view(&accounts, key))));
+    rows.extend(file.into_iter().map(|key| (&*key.id, file_view(&accounts, key))));
     rows.sort_by(|a, b| a.0.cmp(b.0));
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    rows.truncate(limit);
     Ok(data(rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>().as_slice()))
 }
 
@@ -349,10 +355,15 @@ pub(super) fn not_in_file(gateway: &Gateway, id: &str) -> Result<(), Refusal> {
     let made = gateway.keyring.get(id).map_err(|error| failed(error.into()))?;
     let made = made.is_some_and(|key| key.revoked.is_none());
     if !made && gateway.live.peek().keys.iter().any(|key| &*key.id == id) {
-        let message = "this key stands in the configuration file: change it there, and reload";
-        return Err(refuse(409, "key_in_file", message));
+        return Err(in_file());
     }
     Ok(())
+}
+
+/// The answer to who would change a key of the file.
+pub(super) fn in_file() -> Refusal {
+    let message = "this key stands in the configuration file: change it there, and reload";
+    refuse(409, "key_in_file", message)
 }
 
 /// Now, as exactly as the database keeps it.

@@ -84,6 +84,7 @@ fn info(gateway: &Gateway, query: &str) -> Result<Value, Refusal> {
 
 fn update(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refusal> {
     let (key, found) = named(gateway, &mut body)?;
+    changeable(gateway, &found)?;
     let changed = keys::change_by(gateway, &found.id, "update", |now| {
         let now = Found::from(now.clone());
         let mut change = members(body, Some(&now), Utc::now())?;
@@ -108,7 +109,7 @@ fn delete(gateway: &Gateway, body: &Map<String, Value>) -> Result<Value, Refusal
     // All of them are known, or none is deleted.
     let found = words.iter().map(|word| find(gateway, word)).collect::<Result<Vec<_>, _>>()?;
     for found in &found {
-        keys::not_in_file(gateway, &found.id)?;
+        changeable(gateway, found)?;
     }
     for found in &found {
         keys::revoke(gateway, &found.id)?;
@@ -119,6 +120,7 @@ fn delete(gateway: &Gateway, body: &Map<String, Value>) -> Result<Value, Refusal
 
 fn block(gateway: &Gateway, body: &Map<String, Value>, blocked: bool) -> Result<Value, Refusal> {
     let (_, found) = named(gateway, &mut body.clone())?;
+    changeable(gateway, &found)?;
     let only = Map::from_iter([("blocked".to_owned(), Value::Bool(blocked))]);
     let changed = keys::change(gateway, &found.id, only)?;
     Ok(shown(gateway, &Found::from(changed)).into())
@@ -132,6 +134,8 @@ struct Found {
     expires: Option<DateTime<Utc>>,
     created: Option<DateTime<Utc>>,
     blocked: bool,
+    /// It stands in the file, where alone it can be changed.
+    in_file: bool,
 }
 
 impl From<StoredKey> for Found {
@@ -143,6 +147,7 @@ impl From<StoredKey> for Found {
             expires: key.expires,
             created: Some(key.created),
             blocked: key.blocked.is_some() || key.revoked.is_some(),
+            in_file: false,
         }
     }
 }
@@ -156,8 +161,14 @@ impl From<&Caller> for Found {
             expires: key.expires,
             created: None,
             blocked: false,
+            in_file: true,
         }
     }
+}
+
+/// Another key may have the id of one that stands in the file, and is not the one that was meant.
+fn changeable(gateway: &Gateway, found: &Found) -> Result<(), Refusal> {
+    if found.in_file { Err(keys::in_file()) } else { keys::not_in_file(gateway, &found.id) }
 }
 
 /// A key by its plain text, its hash (LiteLLM's `token`) or its alias.

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 /// Rows that one answer has at most.
 const MOST_ROWS: u64 = 10_000;
 
+/// Groups that one answer has at most: they are built in the serving process.
+const MOST_GROUPS: u64 = 50_000;
+
 /// `?from&to&key&team&user&model&provider&outcome&group_by=team,model,…`
 pub async fn spend(gateway: &Gateway, query: &str) -> Response<Vec<u8>> {
     let zone = gateway.live.peek().timezone;
@@ -24,8 +27,14 @@ pub async fn spend(gateway: &Gateway, query: &str) -> Response<Vec<u8>> {
     };
     let (path, group) = (gateway.ledger.path().to_owned(), asked.group_by.clone());
     let filter = asked.filter;
-    let rows =
-        tokio::task::spawn_blocking(move || ledger::spend(&path, &filter, &group, zone)).await;
+    let read = move || ledger::spend(&path, &filter, &group, zone, MOST_GROUPS + 1);
+    let rows = tokio::task::spawn_blocking(read).await;
+    if matches!(&rows, Ok(Ok(rows)) if rows.len() as u64 > MOST_GROUPS) {
+        let why = format!(
+            "there are more than {MOST_GROUPS} groups: ask for a shorter time, for one key, team or model, or use `tollbar spend`"
+        );
+        return error(400, "invalid_request", &why);
+    }
     answer(rows, |row: &SpendRow| {
         let mut shown = Shown::default();
         for (column, value) in asked.group_by.iter().zip(&row.group) {

@@ -1,4 +1,4 @@
-//! What models do without being asked, by their names.
+//! What models do without being asked, by their names, and by where they are served.
 
 /// What a model does by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -10,7 +10,32 @@ pub struct Habits {
     pub searches: bool,
     /// It reads what nobody sent it, and that is billed as input.
     pub reads: bool,
+    /// All its token rates are a tenth higher at its host, which keeps data in a region.
+    pub resides: bool,
+    /// Its streams tell the usage unasked, and it refuses to be asked (`stream_options`).
+    pub tells_usage: bool,
 }
+
+/// OpenAI's models from before 2026-03-05, which cost the same in every region (its guide on data
+/// residency), by how their names begin.
+const SAME_EVERYWHERE: [&str; 16] = [
+    "gpt-3",
+    "gpt-4",
+    "chatgpt",
+    "o1",
+    "o3",
+    "o4",
+    "codex",
+    "computer-use",
+    "text-embedding",
+    "omni-moderation",
+    "whisper",
+    "tts",
+    "dall-e",
+    "gpt-image-1",
+    "gpt-audio",
+    "gpt-realtime",
+];
 
 impl Habits {
     /// Of the model with this id at its provider.
@@ -23,8 +48,28 @@ impl Habits {
             researches,
             searches: search_api || last.contains("-search-preview") || last.starts_with("sonar"),
             reads: researches || search_api,
+            ..Habits::default()
         }
     }
+
+    /// The same at this host, of this provider in the catalogue.
+    pub fn at(self, host: &str, provider: Option<&str>, id: &str) -> Habits {
+        let host = host.to_ascii_lowercase();
+        // https://docs.x.ai/docs/key-information/regions: a tenth more, whatever the model.
+        let resides = host.ends_with(".api.x.ai")
+            || (host.ends_with(".api.openai.com") && !costs_the_same_everywhere(id));
+        Habits { resides, tells_usage: provider == Some("mistral"), ..self }
+    }
+}
+
+fn costs_the_same_everywhere(id: &str) -> bool {
+    let id = id.strip_prefix("ft:").unwrap_or(id);
+    // gpt-5.4 was the first after that day.
+    let five = id.strip_prefix("gpt-5").is_some_and(|rest| {
+        let minor = rest.strip_prefix('.').map(|rest| rest.split('-').next().unwrap_or(rest));
+        minor.is_none_or(|minor| minor.parse::<u32>().is_ok_and(|minor| minor < 4))
+    });
+    five || SAME_EVERYWHERE.iter().any(|begin| id.starts_with(begin))
 }
 
 #[cfg(test)]
@@ -33,7 +78,12 @@ mod tests {
 
     #[test]
     fn models_are_known_by_their_names() {
-        let habits = |researches, searches, reads| Habits { researches, searches, reads };
+        let habits = |researches, searches, reads| Habits {
+            researches,
+            searches,
+            reads,
+            ..Habits::default()
+        };
         for (id, expected) in [
             ("gpt-4o", habits(false, false, false)),
             ("gpt-4o-search-preview-2025-03-11", habits(false, true, false)),
@@ -46,5 +96,24 @@ mod tests {
         ] {
             assert_eq!(Habits::of(id), expected, "{id}");
         }
+    }
+
+    #[test]
+    fn a_region_costs_a_tenth_more() {
+        for (host, id, expected) in [
+            ("api.openai.com", "gpt-5.6", false),
+            ("eu.api.openai.com", "gpt-5.6-mini", true),
+            ("EU.api.openai.com", "ft:gpt-5.4:org", true),
+            ("eu.api.openai.com", "gpt-5.3-codex", false),
+            ("eu.api.openai.com", "gpt-5-mini", false),
+            ("us.api.openai.com", "gpt-6", true),
+            ("eu.api.openai.com", "gpt-4o", false),
+            ("us.api.x.ai", "grok-4", true),
+            ("api.x.ai", "grok-4", false),
+            ("api.example.com", "gpt-6", false),
+        ] {
+            assert_eq!(Habits::of(id).at(host, None, id).resides, expected, "{host} {id}");
+        }
+        assert!(Habits::default().at("api.mistral.ai", Some("mistral"), "m").tells_usage);
     }
 }

@@ -3,6 +3,8 @@
 /// Hosts by the end of their name. A leading dot matches subdomains only.
 const HOSTS: &[(&str, &str)] = &[
     ("api.openai.com", "openai"),
+    // Where data stays in a region: `eu.api.openai.com`.
+    (".api.openai.com", "openai"),
     ("api.anthropic.com", "anthropic"),
     ("api.deepseek.com", "deepseek"),
     ("generativelanguage.googleapis.com", "gemini"),
@@ -11,6 +13,7 @@ const HOSTS: &[(&str, &str)] = &[
     ("api.groq.com", "groq"),
     ("api.mistral.ai", "mistral"),
     ("api.x.ai", "xai"),
+    (".api.x.ai", "xai"),
     ("api.together.xyz", "together_ai"),
     ("api.together.ai", "together_ai"),
     ("api.fireworks.ai", "fireworks_ai"),

@@ -242,9 +242,9 @@ pub(crate) fn timeout(raw: Option<&At<Duration>>, default: u64, report: &mut Rep
 
 fn server(file: &File, report: &mut Report) -> Server {
     let written = file.server.clone().unwrap_or_default();
-    let threads = match written.threads.as_ref().map(|t| t.value) {
-        Some(file::Threads::Exactly(n)) => n,
-        _ => std::thread::available_parallelism().map_or(1, usize::from),
+    let (threads, auto_threads) = match written.threads.as_ref().map(|t| t.value) {
+        Some(file::Threads::Exactly(n)) => (n, false),
+        _ => (std::thread::available_parallelism().map_or(1, usize::from), true),
     };
     let size = |raw: &Option<At<super::read::Size>>, mib: u64| {
         raw.as_ref().map_or(mib << 20, |s| s.value.0)
@@ -263,6 +263,7 @@ fn server(file: &File, report: &mut Report) -> Server {
     }
     Server {
         threads,
+        auto_threads,
         max_body_bytes: body,
         max_buffered_bytes: buffered,
         max_memory: max_memory(&written, report),

@@ -113,6 +113,8 @@ pub enum MaxMemory {
 pub struct Server {
     /// Worker threads.
     pub threads: usize,
+    /// They are as many as there were processors when this was read.
+    pub auto_threads: bool,
     /// The largest request body, in bytes.
     pub max_body_bytes: u64,
     /// All request bodies in flight together, in bytes.

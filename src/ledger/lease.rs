@@ -41,8 +41,10 @@ impl Known {
             return Ok(());
         }
         self.by_scope.clear();
-        let mut select =
-            connection.prepare_cached("SELECT kind, id, per, starts, ends FROM accounts")?;
+        // Those of windows that ended a day ago limit nothing any more.
+        let mut select = connection.prepare_cached(
+            "SELECT kind, id, per, starts, ends FROM accounts WHERE ends > unixepoch() - 86400",
+        )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let kind = ScopeKind::read(row.get_ref(0)?.as_str()?);
@@ -83,9 +85,14 @@ impl Known {
     }
 }
 
+/// Under what name all that is ever booked is summed up, among the accounts. It is no scope's: what
+/// reads accounts passes it over.
+pub(super) const ALL: &str = "all";
+
 /// What a batch of rows adds to accounts and leases.
 #[derive(Default)]
 pub(super) struct Booking {
+    all: u64,
     spent: AHashMap<AccountKey, u64>,
     booked: AHashMap<AccountKey, u64>,
 }
@@ -97,6 +104,7 @@ impl Booking {
         if cost == 0 {
             return;
         }
+        self.all = self.all.saturating_add(cost);
         for account in accounts {
             add(&mut self.spent, account, cost);
             add(&mut self.booked, account, cost);
@@ -120,6 +128,15 @@ impl Booking {
                 account.starts,
                 int(*cost)
             ])?;
+        }
+        if self.all > 0 {
+            connection
+                .prepare_cached(
+                    "INSERT INTO accounts (kind, id, per, starts, ends, spent_nano)
+                     VALUES (?1, '', '', 0, ?2, ?3)
+                     ON CONFLICT DO UPDATE SET spent_nano = spent_nano + ?3",
+                )?
+                .execute(params![ALL, i64::MAX, int(self.all)])?;
         }
         let mut book = connection.prepare_cached(
             "UPDATE leases SET booked_nano = booked_nano + ?6

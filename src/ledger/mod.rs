@@ -26,7 +26,7 @@ pub(crate) mod tests;
 mod writer;
 
 pub use error::LedgerError;
-pub use notices::{Claim, spent_after, spent_by_minute};
+pub use notices::{Claim, ever_spent, spent_by_minute};
 pub use query::{Column, Filter, SpendRow, requests, spend, spenders};
 pub use row::{Row, instant};
 pub use store::{
@@ -102,6 +102,7 @@ impl Ledger {
             fresh: Mutex::default(),
             queued: AtomicU64::new(0),
             spilled: AtomicBool::new(false),
+            leave: AtomicBool::new(false),
             oldest: Mutex::new(None),
         });
         let (commands, received) = unbounded();
@@ -206,6 +207,9 @@ impl Ledger {
     /// # Errors
     /// The database can't be written.
     pub fn prune(&self, before: DateTime<Utc>) -> Result<u64, LedgerError> {
+        // What is deleted must not be in the journal any more: after a kill it would be new.
+        self.shared.leave.store(true, Ordering::Release);
+        self.flush();
         let mut deleted = 0;
         loop {
             let at = instant(before);

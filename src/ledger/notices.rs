@@ -1,7 +1,7 @@
 //! What alerts need of the ledger: who told what already, and how fast money goes.
 
 use super::error::LedgerError;
-use super::lease::amount;
+use super::lease::{self, amount};
 use super::row::instant;
 use super::{Ledger, schema};
 use crate::units::NanoUsd;
@@ -37,14 +37,14 @@ impl Ledger {
 }
 
 /// What was spent since a time, by the minute in which attempts began (minutes since 1970,
-/// ascending), and the id of the newest row. Reads every row since then.
+/// ascending), and what was ever booked. Reads every row since then.
 ///
 /// # Errors
 /// The database can't be read.
 pub fn spent_by_minute(
     path: &Path,
     from: DateTime<Utc>,
-) -> Result<(Vec<(i64, NanoUsd)>, i64), LedgerError> {
+) -> Result<(Vec<(i64, NanoUsd)>, NanoUsd), LedgerError> {
     read(path, |db| {
         let mut select = db.prepare(
             "SELECT unixepoch(at) / 60 AS minute, sum(cost_nano_usd) FROM attempts
@@ -53,24 +53,21 @@ pub fn spent_by_minute(
         let rows = select
             .query_map([instant(from)], |row| Ok((row.get(0)?, NanoUsd(amount(row.get(1)?)))))?
             .collect::<Result<_, _>>()?;
-        let newest = "SELECT coalesce(max(id), 0) FROM attempts";
-        Ok((rows, db.query_row(newest, [], |row| row.get(0))?))
+        Ok((rows, booked(db)?))
     })
 }
 
-/// What was spent in the rows after this id, by whichever process, and the id of the newest.
+/// What was ever booked, by whichever process. Ids say when an attempt began, not when it was booked.
 ///
 /// # Errors
 /// The database can't be read.
-pub fn spent_after(path: &Path, id: i64) -> Result<(NanoUsd, i64), LedgerError> {
-    read(path, |db| {
-        // Ids begin again when the newest rows were deleted.
-        let newest: i64 =
-            db.query_row("SELECT coalesce(max(id), 0) FROM attempts", [], |row| row.get(0))?;
-        let sum = "SELECT coalesce(sum(cost_nano_usd), 0) FROM attempts WHERE id > ?1 AND id <= ?2";
-        let spent = db.query_row(sum, [id.min(newest), newest], |row| row.get(0))?;
-        Ok((NanoUsd(amount(spent)), newest))
-    })
+pub fn ever_spent(path: &Path) -> Result<NanoUsd, LedgerError> {
+    read(path, booked)
+}
+
+fn booked(db: &Connection) -> rusqlite::Result<NanoUsd> {
+    let sum = "SELECT coalesce(sum(spent_nano), 0) FROM accounts WHERE kind = ?1";
+    Ok(NanoUsd(amount(db.query_row(sum, [lease::ALL], |row| row.get(0))?)))
 }
 
 /// Both questions of a report see the same rows.
@@ -124,7 +121,7 @@ mod tests {
     fn spending_is_read_by_minute_and_then_from_where_it_was_left() {
         let dir = Dir::new();
         let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
-        assert_eq!(spent_after(&dir.db(), 0).unwrap(), (NanoUsd(0), 0));
+        assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(0));
         for (minute, cost) in [
             ("2026-11-21T09:00:00Z", 1),
             ("2026-11-21T10:00:01.5Z", 10),
@@ -136,12 +133,18 @@ mod tests {
         assert!(ledger.flush());
         let from = at("2026-11-21T10:00:00Z");
         let minute = from.timestamp() / 60;
-        let (minutes, newest) = spent_by_minute(&dir.db(), from).unwrap();
+        let (minutes, before) = spent_by_minute(&dir.db(), from).unwrap();
         assert_eq!(minutes, [(minute, NanoUsd(110)), (minute + 2, NanoUsd(1000))]);
-        assert_eq!(spent_after(&dir.db(), newest).unwrap(), (NanoUsd(0), newest));
-        ledger.append(row("2026-11-21T10:00:00Z", 7));
+        assert_eq!(before, NanoUsd(1111));
+        // One that has begun before them all, and takes longer.
+        let slow = Row { id: -5, ..row("2026-11-21T08:00:00Z", 7) };
+        ledger.append(slow);
         assert!(ledger.flush());
-        assert_eq!(spent_after(&dir.db(), newest).unwrap(), (NanoUsd(7), newest + 1));
-        assert_eq!(spent_after(&dir.db(), newest + 9).unwrap(), (NanoUsd(0), newest + 1));
+        assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(1118));
+        drop(ledger);
+        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        ledger.append(row("2026-11-21T11:00:00Z", 2));
+        assert!(ledger.flush());
+        assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(1120), "of all processes");
     }
 }

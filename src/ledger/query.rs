@@ -157,8 +157,8 @@ impl Filter {
     }
 }
 
-/// What was spent from a time until before another, dearest group first. Without columns: one
-/// row, the total.
+/// What was spent from a time until before another, dearest group first; at most `limit` groups.
+/// Without columns: one row, the total.
 ///
 /// # Errors
 /// The database can't be read.
@@ -167,6 +167,7 @@ pub fn spend(
     filter: &Filter,
     group_by: &[Column],
     zone: Tz,
+    limit: u64,
 ) -> Result<Vec<SpendRow>, LedgerError> {
     let connection = schema::open_to_read(path)?;
     add_local(&connection, zone).map_err(|error| LedgerError::sql(path, &error))?;
@@ -182,7 +183,9 @@ pub fn spend(
             coalesce(sum(cached_input_tokens), 0), coalesce(sum(cache_write_tokens), 0),
             coalesce(sum(output_tokens), 0), coalesce(sum(reasoning_tokens), 0),
             coalesce(sum(cost_nano_usd), 0) AS cost {select}
-         FROM attempts WHERE {condition} {group} ORDER BY cost DESC, 2 DESC"
+         FROM attempts WHERE {condition} {group} ORDER BY cost DESC, 2 DESC
+         LIMIT {}",
+        int(limit)
     );
     let read = |row: &rusqlite::Row<'_>| {
         let sum = |i: usize| row.get::<_, i64>(i).map(amount);

@@ -91,7 +91,7 @@ fn spending_is_summed_by_group_and_time() {
     ledger.flush();
     let by = |from, to, columns: &[Column]| -> Vec<(Vec<Option<String>>, u64, u64, u64)> {
         let filter = Filter { from, to, ..Filter::default() };
-        let rows = spend(&dir.db(), &filter, columns, Tz::UTC).unwrap();
+        let rows = spend(&dir.db(), &filter, columns, Tz::UTC, 100).unwrap();
         rows.into_iter().map(|r| (r.group, r.requests, r.attempts, r.cost.0)).collect()
     };
     let some = |word: &str| Some(word.to_owned());
@@ -106,7 +106,7 @@ fn spending_is_summed_by_group_and_time() {
     );
     let filter = Filter { key: some("k1"), ..Filter::default() };
     // Days are those of the clocks that budgets go by.
-    let days = spend(&dir.db(), &filter, &[Column::Day], Tz::America__New_York).unwrap();
+    let days = spend(&dir.db(), &filter, &[Column::Day], Tz::America__New_York, 100).unwrap();
     let days: Vec<_> = days.into_iter().map(|row| (row.group, row.cost.0)).collect();
     assert_eq!(days, [(vec![some("2026-11-30")], 1000), (vec![some("2026-11-21")], 12)]);
     let ids: Vec<String> =
@@ -121,7 +121,7 @@ fn an_empty_file_is_migrated_and_a_newer_one_refused() {
     let dir = Dir::new();
     std::fs::write(dir.db(), "").unwrap();
     assert!(matches!(
-        spend(&dir.db(), &Filter::default(), &[], Tz::UTC),
+        spend(&dir.db(), &Filter::default(), &[], Tz::UTC, 100),
         Err(LedgerError::Other { .. })
     ));
     drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
@@ -131,7 +131,7 @@ fn an_empty_file_is_migrated_and_a_newer_one_refused() {
     let error = Ledger::open(&dir.db(), &Options::default()).err().unwrap();
     assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
     assert!(matches!(
-        spend(&dir.db(), &Filter::default(), &[], Tz::UTC),
+        spend(&dir.db(), &Filter::default(), &[], Tz::UTC, 100),
         Err(LedgerError::Newer { .. })
     ));
 }
@@ -357,6 +357,33 @@ fn retention_deletes_rows_and_not_what_budgets_know() {
     drop(ledger);
     let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
     assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 27);
+}
+
+/// Whoever reads the journal after a kill must not find rows in it that were deleted since: they would
+/// be booked a second time.
+#[test]
+fn retention_leaves_no_deleted_row_in_the_journal() {
+    let dir = Dir::new();
+    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let runs = ledger.hold(note("runs", vec![]), false).unwrap();
+    for n in 0..3 {
+        let hold = ledger.hold(note("done", vec![]), false).unwrap();
+        ledger.settle(hold, row(&format!("old-{n}"), "k", None, 9));
+    }
+    assert!(ledger.flush());
+    let journal = || {
+        let files = std::fs::read_dir(&dir.0).unwrap().map(|file| file.unwrap().path());
+        let files = files.filter(|file| file.to_string_lossy().contains(".run-"));
+        files.map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>()
+    };
+    assert!(journal().contains("old-0"));
+    assert_eq!(ledger.prune(at("2026-11-22T00:00:00Z")).unwrap(), 3);
+    let text = journal();
+    assert!(!text.contains("old-") && text.contains("runs"), "{text}");
+    ledger.settle(runs, row("runs", "k", None, 5));
+    drop(ledger);
+    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 5);
 }
 
 #[test]

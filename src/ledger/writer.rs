@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) queued: AtomicU64,
     /// Rows were left to the journal alone.
     pub(super) spilled: AtomicBool,
+    /// The journal is to go on in a new file, so that the one with committed rows can go.
+    pub(super) leave: AtomicBool,
     /// When the oldest row on its way was made.
     pub(super) oldest: Mutex<Option<Instant>>,
 }
@@ -132,8 +134,8 @@ impl Writer {
                     // Dropped: who asked hears that it wasn't done.
                     continue;
                 }
+                // No job touches the accounts.
                 job(&mut self.connection);
-                self.known.forget();
             }
             if batch.stop {
                 return self.finish(done);
@@ -249,9 +251,18 @@ impl Writer {
         if self.shared.spilled.load(Ordering::Acquire) {
             self.read_spilled();
         }
+        if self.shared.leave.swap(false, Ordering::AcqRel) {
+            match self.shared.journal.rotate(1) {
+                Ok(()) => self.shared.journal.committed(self.committed),
+                Err(error) => {
+                    self.shared.leave.store(true, Ordering::Release);
+                    log::warn!("ledger: can't begin a new journal file: {error}");
+                }
+            }
+        }
         if self.identified.elapsed() >= IDENTIFY {
             self.identified = Instant::now();
-            if self.file != identity(&self.shared.path) {
+            if is_another(&self.shared.path, self.file) {
                 self.gone = true;
                 return self.mark(Some(&LedgerError::sql(&self.shared.path, &gone())));
             }
@@ -334,7 +345,7 @@ impl Writer {
 
     /// An orderly end leaves no lease and no journal; any other leaves them to the next start.
     fn finish(mut self, done: bool) {
-        if self.file != identity(&self.shared.path) {
+        if is_another(&self.shared.path, self.file) {
             log::error!("ledger: {}: {}; its books are lost", self.shared.path.display(), gone());
         }
         self.tidy(done);
@@ -354,6 +365,15 @@ impl Writer {
 pub(super) fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
     let found = std::fs::metadata(path).ok()?;
     Some((found.dev(), found.ino()))
+}
+
+/// Whether another file, or none, is in its place. Where nothing can be found out, as in a folder that
+/// may not be searched for a moment, it isn't taken to be.
+fn is_another(path: &std::path::Path, file: Option<(u64, u64)>) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => file != Some((found.dev(), found.ino())),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 fn gone() -> rusqlite::Error {

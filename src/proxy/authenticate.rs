@@ -56,9 +56,12 @@ pub fn in_force(
     now: DateTime<Utc>,
 ) -> Result<Option<Arc<Caller>>, Reject> {
     let Keys { snapshot, keyring } = keys;
+    let made = keyring.by_hash(hash);
+    // A key that was revoked or blocked while running stays so, also where the file has it since.
+    let stopped = |key: &Arc<Caller>| matches!(key.standing, Standing::Revoked | Standing::Blocked);
     let (caller, made) = match snapshot.keys.by_hash(hash) {
-        Some(caller) => (caller.clone(), false),
-        None => match keyring.by_hash(hash) {
+        Some(caller) if !made.as_ref().is_some_and(stopped) => (caller.clone(), false),
+        _ => match made {
             Some(caller) => (caller, true),
             None => return Ok(None),
         },

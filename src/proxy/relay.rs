@@ -1,6 +1,6 @@
 //! The answer goes past: chunks leave as they come, a copy of them is metered.
 
-use super::exchange::{BodyFields, Call, Exchange, Failure, Relay};
+use super::exchange::{BodyFields, Exchange, Failure, Relay};
 use super::reply::{identity, value};
 use super::settle;
 use super::upstream::asks_usage;
@@ -94,10 +94,12 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         return Err(Error::explain(ErrorType::InternalError, "an answer without a call"));
     };
     let (endpoint, stream, metered) = (call.endpoint, call.stream, call.metered);
-    let hide = hides_usage(call);
+    let wanted = matches!(&call.fields, BodyFields::Json(fields) if fields.wants_usage());
     let Some(attempt) = call.current.as_mut() else {
         return Err(Error::explain(ErrorType::InternalError, "an answer without an attempt"));
     };
+    // The usage was asked for by the gateway, and not by the client.
+    let hide = stream && asks_usage(endpoint, &attempt.candidate.target) && !wanted;
     if let Class::ElseWhere = classify(status, metered) {
         let after = (status == 429).then(|| cooldown::from_headers(&header.headers, Utc::now()));
         let after = after.flatten();
@@ -165,12 +167,6 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         call.control.hold_head();
     }
     Ok(())
-}
-
-/// Whether the usage chunk was asked for by the gateway, and not by the client.
-fn hides_usage(call: &Call) -> bool {
-    let asked = matches!(&call.fields, BodyFields::Json(fields) if fields.wants_usage());
-    call.stream && asks_usage(call.endpoint) && !asked
 }
 
 fn says_nothing(header: &ResponseHeader) -> bool {

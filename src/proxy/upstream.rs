@@ -32,7 +32,7 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// Request headers that end here: the client's credentials, what belongs to one hop, what
 /// claims to know where the request came from, and what the gateway sets itself.
-const NOT_FORWARDED: [&str; 28] = [
+const NOT_FORWARDED: [&str; 30] = [
     "host",
     "connection",
     "keep-alive",
@@ -62,6 +62,8 @@ const NOT_FORWARDED: [&str; 28] = [
     // … or choose who pays, and how much.
     "x-goog-user-project",
     "x-amzn-bedrock-service-tier",
+    "x-vertex-ai-llm-request-type",
+    "x-vertex-ai-llm-shared-request-type",
     "openai-organization",
     "openai-project",
 ];
@@ -80,7 +82,7 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
                 older_cap: knows_older_cap_only(call.endpoint, target),
                 output_cap: cap,
                 zero_is_none: !admit::zero_is_a_cap(call.endpoint),
-                include_usage: asks_usage(call.endpoint) && call.stream,
+                include_usage: asks_usage(call.endpoint, target) && call.stream,
             };
             splice::splice(&call.body, &splice::edits(fields, &wanted))
         }
@@ -92,8 +94,9 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
 }
 
 /// Whether usage has to be asked for in this endpoint's streams.
-pub fn asks_usage(endpoint: Endpoint) -> bool {
+pub fn asks_usage(endpoint: Endpoint, target: &Target) -> bool {
     matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
+        && !target.habits.tells_usage
 }
 
 /// The name by which this endpoint knows an output cap, if it knows one.

@@ -61,9 +61,15 @@ pub fn charged(
     let preview = exchange.call.as_ref().is_some_and(worst::searches_by_preview);
     let price = &*attempt.candidate.target.price.searched_by(preview);
     let (units, service) = (units(exchange), service(report.service_tier.as_deref()));
-    let regional = exchange.call.as_ref().is_some_and(worst::is_regional);
-    let cost =
-        |usage| worst::in_region(regional, price.cost_of(usage, units, service)).min(MAX_COST);
+    let target = &attempt.candidate.target;
+    let (regional, container) = match &exchange.call {
+        Some(call) => (worst::is_regional(call, target), worst::container(call, target)),
+        None => (false, NanoUsd(0)),
+    };
+    let cost = |usage| {
+        let cost = price.cost_of(usage, units, service).saturating_add(container);
+        worst::in_region(regional, cost).min(MAX_COST)
+    };
     // Who says what it bills knows better than a catalogue, but not than the operator; and what the
     // catalogue comes to may still be more.
     let said = report.usage.billed.filter(|_| price.is_listed()).unwrap_or_default().min(MAX_COST);
@@ -97,11 +103,13 @@ fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
     Some(each.saturating_mul(worst::answers(call)))
 }
 
-/// Sound whose seconds nobody told: as many as it can have, as they were held.
+/// Sound whose seconds nobody told: as many as it can have, as they were held. Tokens that were told
+/// instead do where they have a price.
 pub fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
+    let price = &attempt.candidate.target.price;
     if call.endpoint.multipart()
-        && attempt.candidate.target.price.per_second.is_some()
-        && record.source == UsageSource::Estimated
+        && price.per_second.is_some()
+        && (record.source == UsageSource::Estimated || price.blended() == 0)
         && record.usage.duration_ms.is_none()
     {
         let seconds = most_seconds(attempt.body.len() as u64);

@@ -43,6 +43,13 @@ const MOST_ROUNDS: u64 = 10;
 /// and publish no bound.
 const PICTURE_MADE: u64 = 6_263 + 3 * 100;
 
+/// A container with a GiB of memory, for 20 minutes; all sizes cost so much a GiB.
+const CONTAINER_GIB: NanoUsd = NanoUsd(30_000_000);
+
+/// Tokens that Anthropic adds where a request has tools: up to 530 that explain their use, and for its
+/// own (bash, text editor, computer, memory) up to 700 each that are in no body (its pages on them).
+const TOOLS_EXPLAINED: u64 = 3_500;
+
 /// What bounds the cost of an attempt.
 pub struct Worst<'a> {
     target: &'a Target,
@@ -105,13 +112,14 @@ impl<'a> Worst<'a> {
         let searches = searches(call, target);
         let price = target.price.searched_by(searches_by_preview(call));
         let units = price.units_worst(answers(call), call.body.len() as u64, searches);
+        let units = units.saturating_add(container(call, target));
         Ok(Worst {
             target,
             input,
             output,
             answers: answers(call),
             units,
-            regional: is_regional(call),
+            regional: is_regional(call, target),
         })
     }
 
@@ -197,6 +205,18 @@ pub fn searches_by_preview(call: &Call) -> bool {
     marks(call).beyond.preview
 }
 
+/// What a container costs in which OpenAI runs code for the request, by its memory: for 20 minutes
+/// (its price list). Booked, too, whether the model has used it or not: its answer doesn't say.
+pub fn container(call: &Call, target: &Target) -> NanoUsd {
+    let maker = target.card.as_ref().map(|card| card.provider.as_str());
+    match marks(call).beyond.container {
+        Some(gib) if matches!(maker, Some("openai" | "azure")) && target.price.is_listed() => {
+            NanoUsd(CONTAINER_GIB.0.saturating_mul(gib))
+        }
+        _ => NanoUsd(0),
+    }
+}
+
 /// What a request asks for that has no known price at this target.
 fn unpriceable(call: &Call, target: &Target) -> Option<Unbounded> {
     let beyond = marks(call).beyond;
@@ -219,13 +239,17 @@ fn is_overlooked(call: &Call, target: &Target) -> bool {
         && fields.capped(CapName::MaxTokens).is_none_or(|tokens| tokens == 0)
 }
 
-/// Whether the request wants to be served in a region of its choice.
-pub fn is_regional(call: &Call) -> bool {
+/// Whether the request is served in a region of somebody's choice, which is dearer.
+pub fn is_regional(call: &Call, target: &Target) -> bool {
+    if target.habits.resides && target.price.is_listed() {
+        return true;
+    }
     call.endpoint == Endpoint::Messages
         && matches!(&call.fields, BodyFields::Json(fields) if fields.regional)
 }
 
-/// A cost with what a region adds: a tenth of all token rates at Anthropic (`inference_geo`).
+/// A cost with what a region adds: a tenth of all token rates at Anthropic (`inference_geo`), and
+/// at OpenAI's and xAI's hosts for regions.
 pub fn in_region(regional: bool, cost: NanoUsd) -> NanoUsd {
     if regional { NanoUsd(cost.0.saturating_add(cost.0.div_ceil(10))) } else { cost }
 }
@@ -279,6 +303,9 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> Result<u64
     }
     let marks = marks(call);
     let seen = if exact || marks.picture { contents(call, target, exact) } else { bytes };
+    let explained = matches!(&call.fields, BodyFields::Json(fields) if fields.tools)
+        && target.dialect == Dialect::Anthropic;
+    let seen = if explained { seen.saturating_add(TOOLS_EXPLAINED) } else { seen };
     if !(marks.beyond.unseen || target.habits.reads) {
         return Ok(seen);
     }

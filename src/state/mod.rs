@@ -205,6 +205,19 @@ impl Gateway {
     /// Ids that the file and a key made while running share: both keys are valid, and share their
     /// budgets.
     pub fn tell_twins(&self) {
+        let snapshot = self.live.snapshot();
+        if self.keyring.len() > 0 {
+            for key in snapshot.keys.iter() {
+                if let Some(made) = self.keyring.by_hash(&key.hash) {
+                    log::warn!(
+                        "the key `{}` in the file is the key `{}`, which was made while running: \
+                         the file's settings hold, unless that one is blocked or revoked",
+                        key.id,
+                        made.id
+                    );
+                }
+            }
+        }
         let mut made = ahash::AHashSet::new();
         self.keyring.each(&mut |key| {
             if key.standing != Standing::Revoked {
@@ -214,7 +227,7 @@ impl Gateway {
         if made.is_empty() {
             return;
         }
-        for key in self.live.snapshot().keys.iter().filter(|key| made.contains(&key.id)) {
+        for key in snapshot.keys.iter().filter(|key| made.contains(&key.id)) {
             log::warn!(
                 "there are two keys `{}`: one in the file, and one that was made while running; \
                  DELETE /keys/{} revokes the second",

@@ -137,6 +137,15 @@ const KINDS: [&[u8]; 9] = [
 /// What an address may begin with, and a text: a file that is data, or stored at the provider.
 const ADDRESSES: [&[u8]; 3] = [b"data:application/", b"data:video/", b"fileid:"];
 
+/// A tool of OpenAI's for which a container is made, unless the request names one, …
+const CODE: &str = "code_interpreter";
+
+/// … and one that always has one made.
+const CONTAINER: &str = "container_auto";
+
+/// The largest container, in GiB.
+const MOST_MEMORY: u64 = 64;
+
 /// The longest name or value of the lists above, and then some.
 const LONGEST: usize = 40;
 
@@ -155,6 +164,8 @@ pub struct Beyond {
     pub others: bool,
     /// Tools that the provider runs in a loop.
     pub loops: Loops,
+    /// Code may be run in a container that is made for it, with so many GiB of memory at most.
+    pub container: Option<u64>,
     /// What is read now was said before.
     said: bool,
 }
@@ -168,6 +179,7 @@ impl Beyond {
         draws: true,
         others: true,
         loops: Loops { tools: 1, bounded: 0, uses: 0, calls: None },
+        container: Some(MOST_MEMORY),
         said: false,
     };
 }
@@ -231,6 +243,9 @@ impl Beyond {
             id |= member == b"id";
             described |= matches!(member, b"type" | b"role" | b"content");
             let top = depth == 0;
+            if member == b"memory_limit" {
+                self.container = self.container.max(Some(memory(cursor)));
+            }
             if member == b"max_uses" {
                 uses = limit(uses, number(cursor)?);
             } else if top && member == b"max_tool_calls" {
@@ -273,6 +288,7 @@ impl Beyond {
         self.preview |= more.preview;
         self.draws |= more.draws;
         self.others |= more.others;
+        self.container = self.container.max(more.container);
         if !self.said {
             self.loops.tools += more.loops.tools;
         }
@@ -292,7 +308,9 @@ impl Beyond {
         let loops =
             Loops { tools: u64::from(begins(&LOOPS) && !starts(word, ONCE)), ..Loops::default() };
         let preview = starts(word, PREVIEW);
-        Beyond { unseen, search, preview, draws, others: begins(&OTHERS), loops, said: false }
+        let container = (starts(word, CODE) || starts(word, CONTAINER)).then_some(1);
+        let others = begins(&OTHERS);
+        Beyond { unseen, search, preview, draws, others, loops, container, said: false }
     }
 }
 
@@ -303,6 +321,17 @@ fn number(cursor: &Cursor) -> Result<Option<u64>, ScanError> {
         Some(b'{' | b'[') => Ok(None),
         _ => walk::count(&mut cursor.clone()),
     }
+}
+
+/// The memory of a container, in GiB: `"4g"`. What can't be read is as large as any.
+fn memory(cursor: &Cursor) -> u64 {
+    let text = match cursor.peek() {
+        Some(b'"') => cursor.clone().string().ok(),
+        _ => None,
+    };
+    let text = text.and_then(|text| text.decode().map(std::borrow::Cow::into_owned));
+    let gib = text.and_then(|text| text.strip_suffix('g')?.parse().ok());
+    gib.filter(|gib| (1..=MOST_MEMORY).contains(gib)).unwrap_or(MOST_MEMORY)
 }
 
 /// Whether the value is a tool that is run no more often than it says.

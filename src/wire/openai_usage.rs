@@ -120,7 +120,8 @@ impl<'a> Said<'a> {
                 self.ticks = walk::count(cursor)?.map(|ticks| NanoUsd(ticks.div_ceil(10)));
                 return Ok(());
             }
-            b"seconds" => {
+            // The second is Mistral's.
+            b"seconds" | b"prompt_audio_seconds" => {
                 self.seconds = Some(cursor.slice()?);
                 return Ok(());
             }

@@ -36,6 +36,8 @@ pub struct Fields {
     pub regional: bool,
     /// A faster service is asked for (`service_tier`), which is dearer.
     pub priority: bool,
+    /// There are tools.
+    pub tools: bool,
     /// The client's own hint for prompt caching.
     pub prompt_cache_key: Option<String>,
     /// The end of the first user message: what comes before it tends to stay the same over a
@@ -156,7 +158,7 @@ pub fn scan(body: &[u8]) -> Result<Fields, ScanError> {
 
 /// Names that decide about routing and money. A server whose parser takes no notice of case (Go's
 /// does not) would read `Model` as `model`: such a spelling is refused.
-const GUARDED: [&str; 12] = [
+const GUARDED: [&str; 13] = [
     "model",
     "stream",
     "stream_options",
@@ -167,6 +169,7 @@ const GUARDED: [&str; 12] = [
     "best_of",
     "prompt",
     "background",
+    "deferred",
     "models",
     "fallbacks",
 ];
@@ -203,6 +206,12 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             "background",
             "must not be true: it is billed after its answer, where nothing meters it",
         )),
+        // xAI's.
+        "deferred" if cursor.peek() == Some(b't') => Err(ScanError::field(
+            cursor.at(),
+            "deferred",
+            "must not be true: it is billed after its answer, where nothing meters it",
+        )),
         // OpenRouter's, and LiteLLM's: their server would choose another model, at another price.
         "models" if cursor.peek() != Some(b'n') => Err(ScanError::field(
             cursor.at(),
@@ -214,12 +223,17 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             "fallbacks",
             "must be left out: which model comes next is configured",
         )),
-        "service_tier" if cursor.peek() == Some(b'"') => {
+        // Gemini takes both.
+        "service_tier" | "serviceTier" if cursor.peek() == Some(b'"') => {
             let tier = cursor.string()?.decode();
             fields.priority |= matches!(tier.as_deref(), Some("priority" | "fast"));
             Ok(())
         }
         "speed" if cursor.peek() == Some(b'"') => fast(cursor),
+        "tools" if cursor.peek() == Some(b'[') => {
+            fields.tools = true;
+            cursor.value(1).map(drop)
+        }
         "inference_geo" if cursor.peek() == Some(b'"') => {
             let place = cursor.string()?.decode();
             fields.regional |= place.as_deref() != Some("global");

@@ -99,6 +99,36 @@ async fn audio_and_long_prompts() {
     }
 }
 
+/// OpenAI runs code in a container that it bills, whatever the answer says.
+#[tokio::test]
+async fn code_is_run_in_a_container_that_costs() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let answer = json!({"object": "response", "output": [],
+        "usage": {"input_tokens": 10, "output_tokens": 10, "total_tokens": 20}});
+    let mut costs = Vec::new();
+    for (model, container) in [
+        ("gpt-5.6", None),
+        ("gpt-5.6", Some(json!({"type": "auto"}))),
+        ("gpt-5.6", Some(json!({"type": "auto", "memory_limit": "4g"}))),
+        ("gpt-5.6", Some(json!({"type": "auto", "memory_limit": "much"}))),
+        ("own", None),
+        ("own", Some(json!({"type": "auto", "memory_limit": "4g"}))),
+    ] {
+        let mut body =
+            json!({"model": model, "input": "Hello", "max_output_tokens": 20, "max_tool_calls": 1});
+        if let Some(container) = container {
+            body["tools"] = json!([{"type": "code_interpreter", "container": container}]);
+        }
+        let asked = ask(&server, "/v1/responses", &body);
+        costs.push(play(&server, &provider, asked, Some(&answer)).await.0);
+    }
+    let gib = 30_000_000;
+    let more = |n: u64| costs[0] + n * gib;
+    assert_eq!(costs[1..4], [more(1), more(4), more(64)], "{costs:?}");
+    assert_eq!(costs[4], costs[5], "an operator's price is for everything");
+}
+
 /// gpt-5.6: $4, $0.40 read, $20; flex $2, $0.20, $10; priority $8, $0.80, $40. Above 272,000
 /// tokens $8, $0.80, $30.
 #[tokio::test]

@@ -555,3 +555,41 @@ async fn a_key_made_again_under_its_old_id_knows_what_runs() {
     gate.open();
     assert_eq!(runs.await.unwrap(), 200);
 }
+
+/// A key that is in the file too, by its id or by its text, is the one that was meant, or none is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twins_are_told_apart() {
+    let provider = provider();
+    let config = config_with(&provider, TEAMS);
+    let server = Server::start(&config);
+    let all = |id: &str| json!({"id": id, "models": ["*"], "unlimited": true});
+    let in_file = |config: &str, id: &str, text: &str| {
+        let hash = hash(text);
+        let key = format!("{{ id: {id}, hash: \"{hash}\", models: [\"*\"], unlimited: true }}");
+        let with = config.replace("keys:\n", &format!("keys:\n  - {key}\n"));
+        std::fs::write(server.config_file(), &with).unwrap();
+        with
+    };
+    let (made, _) = make(&server, all("app")).await;
+    let config = in_file(&config, "app", "tb-file");
+    assert_eq!(admin(&server, Method::POST, "/reload", json!({})).await.0, 200);
+    // LiteLLM's commands name keys by their text: this is the file's.
+    for (path, body) in [
+        ("/key/block", json!({"key": "tb-file"})),
+        ("/key/update", json!({"key": "tb-file", "models": []})),
+        ("/key/delete", json!({"keys": ["tb-file"]})),
+    ] {
+        let answer = admin(&server, Method::POST, path, body).await;
+        assert_eq!(answer.0, 409, "{path}: {answer:?}");
+        assert_eq!(call(&server, &made, "gpt").await.0, 200, "{path}: the other one");
+    }
+    // The file gets a key by its text that is revoked later.
+    let (text, _) = make(&server, all("gone")).await;
+    in_file(&config, "back", &text);
+    assert_eq!(admin(&server, Method::POST, "/reload", json!({})).await.0, 200);
+    assert_eq!(call(&server, &text, "gpt").await.0, 200);
+    assert_eq!(admin(&server, Method::DELETE, "/keys/gone", json!({})).await.0, 200);
+    assert_eq!(code(&call(&server, &text, "gpt").await), (401, "key_revoked"));
+    let told = "`back` in the file is the key `gone`";
+    assert!(server.stderr().iter().any(|line| line.contains(told)), "{:?}", server.stderr());
+}

@@ -300,6 +300,8 @@ async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
     let server = Server::start(&config(&provider));
     for (path, model, field, value) in [
         ("/v1/responses", "gpt", "background", json!(true)),
+        ("/v1/chat/completions", "gpt", "deferred", json!(true)),
+        ("/v1/chat/completions", "gpt", "Deferred", json!(true)),
         ("/v1/chat/completions", "gpt", "models", json!(["dearer"])),
         ("/v1/chat/completions", "gpt", "Models", json!(["dearer"])),
         ("/v1/chat/completions", "gpt", "fallbacks", json!(["dearer"])),
@@ -618,6 +620,58 @@ async fn a_region_is_dearer() {
     assert_eq!(costs, [100_000_000, 110_000_000]);
 }
 
+/// Mistral refuses `stream_options`, and tells the usage unasked: the client gets it, too.
+#[tokio::test]
+async fn who_tells_the_usage_unasked_is_not_asked() {
+    let provider = provider();
+    let base = provider.base();
+    let target = |p: &str| {
+        format!(
+            "{{ targets: [ {{ provider: {p}, model: sim, price: {{ input: 1, output: 1 }} }} ] }}"
+        )
+    };
+    let server = Server::start(&format!(
+        "{}providers:\n  mistral: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  \
+           other: {{ dialect: openai, base_url: \"{base}/v1\" }}\n\
+         models:\n  m: {}\n  o: {}\n",
+        head(),
+        target("mistral"),
+        target("other"),
+    ));
+    let usage =
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
+    let chunks = vec![
+        "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n".into(),
+        usage.into(),
+        "data: [DONE]\n\n".into(),
+    ];
+    for (model, asks) in [("m", false), ("o", true)] {
+        provider.clear();
+        provider.set_default("*", Script { raw_chunks: Some(chunks.clone()), ..Script::default() });
+        let answer = post_to(server.url("/v1/chat/completions"), chat_stream(model)).await;
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let text = answer.text().await.unwrap();
+        assert_eq!(text.contains("completion_tokens"), !asks, "{model}: {text}");
+        let sent = String::from_utf8(provider.requests()[0].body.to_vec()).unwrap();
+        assert_eq!(sent.contains("stream_options"), asks, "{sent}");
+        let row = row(&server, &id).await;
+        assert_eq!((&row["output_tokens"], &row["usage_source"]), (&json!(4), &json!("reported")));
+    }
+}
+
+/// Tools of Anthropic's own have prompts that are in no body.
+#[tokio::test]
+async fn tools_hold_what_explains_them() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let mut body = chat("claude");
+    body["max_tokens"] = 9.into();
+    let without = held(&server, &provider, "/v1/messages", body.clone()).await;
+    body["tools"] = json!([{"type": "bash_20250124", "name": "bash"}]);
+    let with = held(&server, &provider, "/v1/messages", body).await;
+    assert!(with > without + 3_000, "{without} {with}");
+}
+
 /// Headers and parameters that make another call of a request, or take the usage out of its
 /// answer, end at the gateway.
 #[tokio::test]
@@ -633,6 +687,7 @@ async fn nothing_changes_the_call_behind_the_gateway() {
         .header("x-http-method", "POST")
         .header("x-method-override", "POST")
         .header("x-goog-fieldmask", "responseId")
+        .header("x-vertex-ai-llm-shared-request-type", "priority")
         .header("x-kept", "yes");
     request.send().await.unwrap();
     let made = provider.requests();
@@ -641,7 +696,9 @@ async fn nothing_changes_the_call_behind_the_gateway() {
     let names: Vec<&str> = made[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names.contains(&"x-kept"));
     assert!(
-        !names.iter().any(|name| name.contains("method") || name.contains("fieldmask")),
+        !names
+            .iter()
+            .any(|name| ["method", "fieldmask", "vertex"].iter().any(|w| name.contains(w))),
         "{names:?}"
     );
 }
@@ -719,6 +776,17 @@ async fn sound_whose_length_is_not_told_is_booked_as_held() {
             "{\"text\":\"hello\",\"usage\":{\"type\":\"duration\",\"seconds\":7}}",
             "application/json",
             Some(7),
+        ),
+        // Mistral's; and tokens alone, which cost nothing here.
+        (
+            "{\"text\":\"hello\",\"usage\":{\"prompt_audio_seconds\":7,\"prompt_tokens\":4,\"completion_tokens\":6}}",
+            "application/json",
+            Some(7),
+        ),
+        (
+            "{\"text\":\"hello\",\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":6}}",
+            "application/json",
+            None,
         ),
     ] {
         provider.clear();
