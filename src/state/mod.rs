@@ -206,7 +206,7 @@ impl Gateway {
     /// budgets.
     pub fn tell_twins(&self) {
         let snapshot = self.live.snapshot();
-        if self.keyring.len() > 0 {
+        if !self.keyring.is_empty() {
             for key in snapshot.keys.iter() {
                 if let Some(made) = self.keyring.by_hash(&key.hash) {
                     log::warn!(
