@@ -78,7 +78,11 @@ pub async fn forget_idle(gateway: Arc<Gateway>) {
     often.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         often.tick().await;
-        gateway.limiter.keep(|_, _| false, std::time::Instant::now());
+        let limiter = gateway.limiter.clone();
+        let forget = move || limiter.keep(|_, _| false, std::time::Instant::now());
+        if tokio::task::spawn_blocking(forget).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -94,6 +94,16 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
     if gateway.live.peek().keys.iter().any(|key| key.id == caller.id || key.hash == caller.hash) {
         return Err(taken());
     }
+    let before = gateway.keyring.get(&id).map_err(|error| failed(error.into()))?;
+    if let Some(before) = before.filter(|key| key.revoked.is_some())
+        && let Some(key) = gateway.live.peek().keys.by_hash(&before.hash)
+    {
+        let message = format!(
+            "the revoked key `{id}` stops the key `{}` in the file, which has the same text: take that out first",
+            key.id
+        );
+        return Err(refuse(409, "key_in_file", &message));
+    }
     let key = StoredKey {
         id: caller.id.clone(),
         hash: caller.hash,

@@ -249,6 +249,9 @@ impl Budgets {
     /// Who waits longest for an account looks again: the window that it was refused in may be over.
     /// To be called now and then.
     pub fn look_again(&self) {
+        if wait::nobody() {
+            return;
+        }
         let mut wakers = Vec::new();
         self.accounts.each(|_, _, account| {
             let mut slots = account.slots.lock();

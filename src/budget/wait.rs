@@ -6,6 +6,7 @@ use crate::scope::Per;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 
 /// Who waits for an account.
@@ -61,6 +62,14 @@ impl Queue {
     }
 }
 
+/// Places that are taken, in all queues of the process.
+static PLACES: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether nobody waits for any account.
+pub(super) fn nobody() -> bool {
+    PLACES.load(Ordering::Acquire) == 0
+}
+
 /// A place in the queue of an account. Dropping it gives it up.
 pub(super) struct Place {
     account: Arc<Account>,
@@ -72,6 +81,7 @@ pub(super) struct Place {
 impl Place {
     /// A place at the end of the queue, for who has looked when it had been roused so often.
     pub(super) fn take(account: Arc<Account>, per: Per, roused: u64) -> Place {
+        PLACES.fetch_add(1, Ordering::AcqRel);
         let number = {
             let mut slots = account.slots.lock();
             let queue = &mut slot(&mut slots, per).queue;
@@ -113,6 +123,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        PLACES.fetch_sub(1, Ordering::AcqRel);
         let waker = {
             let mut slots = self.account.slots.lock();
             let queue = &mut slot(&mut slots, self.per).queue;

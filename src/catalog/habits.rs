@@ -52,13 +52,13 @@ impl Habits {
         }
     }
 
-    /// The same at this host, of this provider in the catalogue.
-    pub fn at(self, host: &str, provider: Option<&str>, id: &str) -> Habits {
+    /// The same at this host.
+    pub fn at(self, host: &str, id: &str) -> Habits {
         let host = host.to_ascii_lowercase();
         // https://docs.x.ai/docs/key-information/regions: a tenth more, whatever the model.
         let resides = host.ends_with(".api.x.ai")
             || (host.ends_with(".api.openai.com") && !costs_the_same_everywhere(id));
-        Habits { resides, tells_usage: provider == Some("mistral"), ..self }
+        Habits { resides, tells_usage: host == "api.mistral.ai", ..self }
     }
 }
 
@@ -112,8 +112,9 @@ mod tests {
             ("api.x.ai", "grok-4", false),
             ("api.example.com", "gpt-6", false),
         ] {
-            assert_eq!(Habits::of(id).at(host, None, id).resides, expected, "{host} {id}");
+            assert_eq!(Habits::of(id).at(host, id).resides, expected, "{host} {id}");
         }
-        assert!(Habits::default().at("api.mistral.ai", Some("mistral"), "m").tells_usage);
+        let tells = |host| Habits::default().at(host, "m").tells_usage;
+        assert!(tells("api.mistral.ai") && !tells("gpu.example.com"));
     }
 }

@@ -68,9 +68,6 @@ pub(crate) fn key(
     let scope = scope(written.limits.as_ref(), written.budgets.as_deref(), report);
     let models = written.models.as_ref().map(|listed| models(listed, around, report));
     let team = written.team.as_ref().map(|raw| team(raw, around, report));
-    if let Some(raw) = &written.user {
-        user(raw, around, report);
-    }
     let expires = written.expires.as_ref().and_then(|raw| expires(raw, texts, report));
     named_by_key(written, hash, report);
     let profile = Profile {
@@ -214,19 +211,6 @@ fn team(raw: &At<String>, around: &Around<'_>, report: &mut Report) -> String {
         report.problem(&raw.place, format!("unknown team `{}`", shown(&raw.value)), fix);
     }
     raw.value.clone()
-}
-
-/// A user need not be in the file: then it is a label. A name that is nearly in it is meant to be.
-fn user(raw: &At<String>, around: &Around<'_>, report: &mut Report) {
-    if !around.users.contains_key(&raw.value)
-        && let Some(near) = suggest::nearest(&raw.value, around.users.keys().map(String::as_str))
-    {
-        let message = format!(
-            "`users` has no `{}`, so that no limits or budgets of a user hold for this key",
-            shown(&raw.value)
-        );
-        report.warning(&raw.place, message, format!("Did you mean `{near}`?"));
-    }
 }
 
 fn expires(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<DateTime<Utc>> {

@@ -85,9 +85,11 @@ impl Keyring {
         if table.is_empty() { None } else { table.by_hash(hash).cloned() }
     }
 
-    /// Shows the owners of all keys, in force or not, while the keys are locked for changes.
+    /// Shows the owners of all keys, in force or not. Nothing is locked meanwhile: requests wait for
+    /// who changes keys, and who does would wait for this.
     pub fn each(&self, visit: &mut dyn FnMut(&Arc<Caller>)) {
-        self.table.read().iter().for_each(visit);
+        let all: Vec<Arc<Caller>> = self.table.read().iter().cloned().collect();
+        all.iter().for_each(visit);
     }
 
     /// How many hashes are known.

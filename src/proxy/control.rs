@@ -58,6 +58,8 @@ struct Inner {
     /// What the running attempt's provider has not been sent yet; `None` where Pingora sends it in
     /// one go.
     upload: Option<Bytes>,
+    /// And all of that has been taken off Pingora's hands.
+    uploaded: bool,
     /// The running attempt's answer has to have a body.
     says_something: bool,
     cost: Option<String>,
@@ -86,7 +88,7 @@ impl Control {
         state.drains = false;
         state.lingers = false;
         state.says_something = false;
-        state.upload = None;
+        (state.upload, state.uploaded) = (None, false);
     }
 
     /// The running attempt's body goes out piece by piece, beside its answer: a provider may answer
@@ -105,6 +107,19 @@ impl Control {
         let mut state = self.0.lock();
         let rest = state.upload.as_mut().filter(|rest| !rest.is_empty())?;
         Some(rest.split_to(rest.len().min(PIECE)))
+    }
+
+    /// All of it has been sent.
+    pub fn is_sent(&self) {
+        let mut state = self.0.lock();
+        state.uploaded |= state.upload.is_some();
+    }
+
+    /// Whether the provider answers although it hasn't got everything. Pingora closes the client's
+    /// connection then.
+    pub fn answers_early(&self) -> bool {
+        let state = self.0.lock();
+        state.upload.is_some() && !state.uploaded
     }
 
     /// The answer is complete: nobody wants the rest.

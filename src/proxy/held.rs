@@ -184,14 +184,21 @@ impl CustomSession for HeldSession {
             }
         };
         let over = tasks.iter().any(HttpTask::is_end);
-        if over {
-            self.control.end_upload();
+        if tasks.iter().any(|task| matches!(task, HttpTask::Header(..)))
+            && self.control.answers_early()
+        {
+            // The client is told, or the next request on its connection would be lost.
+            self.inner.set_keepalive(None);
         }
-        match self.inner.response_duplex_vec(tasks).await {
+        let written = match self.inner.response_duplex_vec(tasks).await {
             // With the last part the upstream is done: there is nothing to drain.
             Err(error) if !over && self.leave(&error) => Ok(false),
             written => written,
+        };
+        if over || matches!(written, Ok(true)) {
+            self.control.end_upload();
         }
+        written
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {
@@ -249,6 +256,9 @@ impl CustomSession for HeldSession {
         loop {
             let (deadline, left) = self.control.waits();
             let sends = !no_body_expected && self.control.uploads().is_some();
+            if no_body_expected {
+                self.control.is_sent();
+            }
             let HeldSession { inner, control, cut, .. } = &mut *self;
             let event = tokio::select! {
                 biased;

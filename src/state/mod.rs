@@ -211,7 +211,7 @@ impl Gateway {
                 if let Some(made) = self.keyring.by_hash(&key.hash) {
                     log::warn!(
                         "the key `{}` in the file is the key `{}`, which was made while running: \
-                         the file's settings hold, unless that one is blocked or revoked",
+                         the file's settings hold, and DELETE or a block of that one stops both",
                         key.id,
                         made.id
                     );
@@ -220,7 +220,8 @@ impl Gateway {
         }
         let mut made = ahash::AHashSet::new();
         self.keyring.each(&mut |key| {
-            if key.standing != Standing::Revoked {
+            // Those of the same text have been told.
+            if key.standing != Standing::Revoked && snapshot.keys.by_hash(&key.hash).is_none() {
                 made.insert(key.id.clone());
             }
         });

@@ -239,13 +239,15 @@ impl Beyond {
     fn object(&mut self, cursor: &mut Cursor, name: &[u8], depth: usize) -> Result<(), ScanError> {
         let (mut id, mut described) = (false, false);
         let (mut own, mut uses) = (0, None);
+        let (containers, mut memory_limit, mut named) = (self.container, None, false);
         walk::members(cursor, |cursor, member| {
             id |= member == b"id";
             described |= matches!(member, b"type" | b"role" | b"content");
             let top = depth == 0;
-            if member == b"memory_limit" {
-                self.container = self.container.max(Some(memory(cursor)));
+            if member == b"memory_limit" && cursor.peek() != Some(b'n') {
+                memory_limit = memory_limit.max(Some(memory(cursor)));
             }
+            named |= member == b"container" && cursor.peek() == Some(b'"');
             if member == b"max_uses" {
                 uses = limit(uses, number(cursor)?);
             } else if top && member == b"max_tool_calls" {
@@ -264,6 +266,12 @@ impl Beyond {
         if let Some(uses) = uses.flatten().filter(|_| own > 0) {
             self.loops.bounded += own;
             self.loops.uses = self.loops.uses.saturating_add(uses);
+        }
+        if named {
+            // Made elsewhere, and paid for there.
+            self.container = containers;
+        } else if !self.said {
+            self.container = self.container.max(memory_limit);
         }
         // An item of the input, or a sound, that only its provider has.
         self.unseen |= id && !described && matches!(name, b"input" | b"audio");
@@ -288,9 +296,9 @@ impl Beyond {
         self.preview |= more.preview;
         self.draws |= more.draws;
         self.others |= more.others;
-        self.container = self.container.max(more.container);
         if !self.said {
             self.loops.tools += more.loops.tools;
+            self.container = self.container.max(more.container);
         }
     }
 

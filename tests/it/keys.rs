@@ -590,6 +590,11 @@ async fn twins_are_told_apart() {
     assert_eq!(call(&server, &text, "gpt").await.0, 200);
     assert_eq!(admin(&server, Method::DELETE, "/keys/gone", json!({})).await.0, 200);
     assert_eq!(code(&call(&server, &text, "gpt").await), (401, "key_revoked"));
-    let told = "`back` in the file is the key `gone`";
+    // As long as it is there, the id isn't used again: that would let the old text in.
+    assert_eq!(
+        code(&admin(&server, Method::POST, "/keys", all("gone")).await),
+        (409, "key_in_file")
+    );
+    let told = "`back` in the file is the key `gone`, which was made while running";
     assert!(server.stderr().iter().any(|line| line.contains(told)), "{:?}", server.stderr());
 }

@@ -620,45 +620,6 @@ async fn a_region_is_dearer() {
     assert_eq!(costs, [100_000_000, 110_000_000]);
 }
 
-/// Mistral refuses `stream_options`, and tells the usage unasked: the client gets it, too.
-#[tokio::test]
-async fn who_tells_the_usage_unasked_is_not_asked() {
-    let provider = provider();
-    let base = provider.base();
-    let target = |p: &str| {
-        format!(
-            "{{ targets: [ {{ provider: {p}, model: sim, price: {{ input: 1, output: 1 }} }} ] }}"
-        )
-    };
-    let server = Server::start(&format!(
-        "{}providers:\n  mistral: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  \
-           other: {{ dialect: openai, base_url: \"{base}/v1\" }}\n\
-         models:\n  m: {}\n  o: {}\n",
-        head(),
-        target("mistral"),
-        target("other"),
-    ));
-    let usage =
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
-    let chunks = vec![
-        "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n".into(),
-        usage.into(),
-        "data: [DONE]\n\n".into(),
-    ];
-    for (model, asks) in [("m", false), ("o", true)] {
-        provider.clear();
-        provider.set_default("*", Script { raw_chunks: Some(chunks.clone()), ..Script::default() });
-        let answer = post_to(server.url("/v1/chat/completions"), chat_stream(model)).await;
-        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
-        let text = answer.text().await.unwrap();
-        assert_eq!(text.contains("completion_tokens"), !asks, "{model}: {text}");
-        let sent = String::from_utf8(provider.requests()[0].body.to_vec()).unwrap();
-        assert_eq!(sent.contains("stream_options"), asks, "{sent}");
-        let row = row(&server, &id).await;
-        assert_eq!((&row["output_tokens"], &row["usage_source"]), (&json!(4), &json!("reported")));
-    }
-}
-
 /// Tools of Anthropic's own have prompts that are in no body.
 #[tokio::test]
 async fn tools_hold_what_explains_them() {

@@ -173,8 +173,11 @@ async fn an_answer_to_a_body_that_nobody_reads_is_an_answer() {
         let large = post(&client(), url.clone(), body.to_string()).await;
         assert_eq!(large.status(), 200, "{status}: a body that is read");
         let answer = post(&client(), url, body.to_string()).await;
+        let closes = answer.headers().get("connection").is_some_and(|value| value == "close");
         let (told, text) = (answer.status().as_u16(), answer.text().await.unwrap());
         assert_eq!(told, got, "{status}: {text}");
+        // Pingora closes the connection of an answer that came early: the client has to know.
+        assert_eq!(closes, status == 413, "{status}");
         assert!(left.lock().unwrap().is_empty(), "{status}");
         let line = server.log(2).await.pop().unwrap();
         assert_eq!(line["attempts"][0]["outcome"], outcome, "{line}");

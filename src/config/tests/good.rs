@@ -164,11 +164,6 @@ fn what_may_not_be_meant_is_a_warning() {
         (r#"models: ["*"]"#, r#"models: ["*", "deepsek-*"]"#, "matches no model"),
         ("models: [\"*\"]", "expires: 2020-01-01T00:00:00Z, models: [\"*\"]", "has expired"),
         ("https://api.openai.com/v1", "https://api.openai.com", "has no path"),
-        (
-            "keys:\n",
-            "users: { ana@example.com: { budgets: [ { usd: 9, per: day } ] } }\nkeys:\n  - { id: typo, hash: \"sha256:1f0c6b1d2e4a5968778695a4b3c2d1e0ffeeddccbbaa99887766554433221100\", user: ana@exmaple.com, models: [\"*\"], unlimited: true }\n",
-            "Did you mean `ana@example.com`?",
-        ),
         ("com/v1", "com/v1/chat/completions", "base_url ends with /completions"),
         (
             "model: gpt-4o-mini",

@@ -14,6 +14,27 @@ fn asked(body: &Value) -> (bool, bool, bool) {
 }
 
 #[test]
+fn a_container_is_made_where_a_tool_wants_one() {
+    let tool =
+        |container: Value| json!({"tools": [{"type": "code_interpreter", "container": container}]});
+    for (body, gib) in [
+        (tool(json!({"type": "auto"})), Some(1)),
+        (tool(json!({"type": "auto", "memory_limit": null})), Some(1)),
+        (tool(json!({"type": "auto", "memory_limit": "16g"})), Some(16)),
+        (tool(json!({"type": "auto", "memory_limit": 4})), Some(64)),
+        (tool(json!("cntr_1")), None),
+        (json!({"tools": [{"type": "code_interpreter"}]}), Some(1)),
+        (json!({"input": [{"type": "code_interpreter_call", "container_id": "cntr_1"}]}), None),
+        (
+            json!({"tools": [{"type": "shell", "environment": {"type": "container_auto", "memory_limit": "4g"}}]}),
+            Some(4),
+        ),
+    ] {
+        assert_eq!(of(body.to_string().as_bytes()).unwrap().container, gib, "{body}");
+    }
+}
+
+#[test]
 fn what_is_asked_for_is_found_in_every_dialect() {
     let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
     for body in [
