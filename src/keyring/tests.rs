@@ -1,13 +1,12 @@
 use super::*;
 use crate::keys::{Allow, LowBudget, Standing};
-use crate::ledger::Options;
-use crate::ledger::tests::Dir;
+use crate::ledger::tests::{Dir, options};
 use crate::scope::{Budget, Limits, Per, Scope};
 use crate::units::NanoUsd;
 use chrono::TimeDelta;
 
 fn open(dir: &Dir) -> Arc<Ledger> {
-    Ledger::open(&dir.db(), &Options::default()).unwrap()
+    Ledger::open(&dir.db(), &options()).unwrap()
 }
 
 fn at(second: i64) -> DateTime<Utc> {

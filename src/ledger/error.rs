@@ -63,6 +63,12 @@ pub enum LedgerError {
         /// What went wrong.
         detail: String,
     },
+    /// The journal beside it can't be left.
+    #[error("{path}: its journal can't be continued in another file just now")]
+    Journal {
+        /// The database.
+        path: PathBuf,
+    },
     /// The ledger has been closed.
     #[error("the ledger is closed")]
     Closed,

@@ -299,6 +299,18 @@ impl Journal {
         Ok(())
     }
 
+    /// The newest file that anything was written to.
+    pub(super) fn newest(&self) -> Option<u64> {
+        let state = self.state.lock();
+        if state.bytes > 0 { Some(state.segment) } else { state.segment.checked_sub(1) }
+    }
+
+    /// Whether this file, or one before it, is still there.
+    pub(super) fn keeps(&self, newest: u64) -> bool {
+        let state = self.state.lock();
+        state.segment <= newest || state.left.front().is_some_and(|(left, _)| *left <= newest)
+    }
+
     /// The files that have been left and not yet removed.
     pub(super) fn left(&self) -> Vec<PathBuf> {
         let state = self.state.lock();

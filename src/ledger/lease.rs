@@ -35,7 +35,11 @@ pub(super) struct Known {
 impl Known {
     /// Reads the accounts again if another process has changed the database. Within a
     /// transaction.
-    pub(super) fn refresh(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn refresh(
+        &mut self,
+        connection: &Connection,
+        now: DateTime<Utc>,
+    ) -> rusqlite::Result<()> {
         let version = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if self.version == Some(version) {
             return Ok(());
@@ -43,9 +47,9 @@ impl Known {
         self.by_scope.clear();
         // Those of windows that ended a day ago limit nothing any more.
         let mut select = connection.prepare_cached(
-            "SELECT kind, id, per, starts, ends FROM accounts WHERE ends > unixepoch() - 86400",
+            "SELECT kind, id, per, starts, ends FROM accounts WHERE ends > ?1 - 86400",
         )?;
-        let mut rows = select.query([])?;
+        let mut rows = select.query([now.timestamp()])?;
         while let Some(row) = rows.next()? {
             let kind = ScopeKind::read(row.get_ref(0)?.as_str()?);
             let per = Per::read(row.get_ref(2)?.as_str()?);

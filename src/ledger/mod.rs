@@ -63,11 +63,18 @@ pub struct Options {
     pub journal_bytes: u64,
     /// The database grows no larger than so many pages of 4 KiB. To test a full disk.
     pub max_pages: Option<u32>,
+    /// What time it is, to know which windows ended long ago.
+    pub now: fn() -> DateTime<Utc>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { busy_wait: Duration::from_secs(2), journal_bytes: 8 << 20, max_pages: None }
+        Options {
+            busy_wait: Duration::from_secs(2),
+            journal_bytes: 8 << 20,
+            max_pages: None,
+            now: Utc::now,
+        }
     }
 }
 
@@ -92,7 +99,7 @@ impl Ledger {
                 .map_err(|error| LedgerError::sql(path, &error))?;
         }
         let mut known = Known::default();
-        writer::reconcile_dead(path, &mut connection, &mut known)?;
+        writer::reconcile_dead(path, &mut connection, &mut known, (options.now)())?;
         let journal = begin_run(path, &mut connection)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -110,6 +117,7 @@ impl Ledger {
             shared: shared.clone(),
             connection,
             commands: received,
+            now: options.now,
             known,
             segment_bytes: options.journal_bytes,
             committed: 0,
@@ -205,11 +213,17 @@ impl Ledger {
     /// budget does not renew with it. Blocks.
     ///
     /// # Errors
-    /// The database can't be written.
+    /// The database or the journal can't be written. Nothing is deleted then.
     pub fn prune(&self, before: DateTime<Utc>) -> Result<u64, LedgerError> {
         // What is deleted must not be in the journal any more: after a kill it would be new.
+        let newest = self.shared.journal.newest();
         self.shared.leave.store(true, Ordering::Release);
         self.flush();
+        // The journal is left after the flush, and before whatever comes next.
+        self.write(|_| Ok(()))?;
+        if newest.is_some_and(|newest| self.shared.journal.keeps(newest)) {
+            return Err(LedgerError::Journal { path: self.shared.path.clone() });
+        }
         let mut deleted = 0;
         loop {
             let at = instant(before);

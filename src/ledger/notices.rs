@@ -82,8 +82,8 @@ fn read<T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Dir, at};
-    use super::super::{Options, Row};
+    use super::super::Row;
+    use super::super::tests::{Dir, at, options};
     use super::*;
 
     fn row(minute: &str, cost: u64) -> Row {
@@ -95,24 +95,24 @@ mod tests {
         let dir = Dir::new();
         let now = at("2026-11-21T10:00:00Z");
         let claim = |name: &str| Claim { name: name.into(), until: now };
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         assert_eq!(
             ledger.claim(vec![claim("a"), claim("b"), claim("a")], now).unwrap(),
             [true, true, false]
         );
         drop(ledger);
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         assert_eq!(ledger.claim(vec![claim("c"), claim("b")], now).unwrap(), [true, false]);
     }
 
     #[test]
     fn the_first_version_gets_the_table() {
         let dir = Dir::new();
-        drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
+        drop(Ledger::open(&dir.db(), &options()).unwrap());
         let old = Connection::open(dir.db()).unwrap();
         old.execute_batch("DROP TABLE alerts; PRAGMA user_version = 1").unwrap();
         drop(old);
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         let claim = Claim { name: "a".into(), until: DateTime::<Utc>::MAX_UTC };
         assert_eq!(ledger.claim(vec![claim], at("2026-11-21T10:00:00Z")).unwrap(), [true]);
     }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn spending_is_read_by_minute_and_then_from_where_it_was_left() {
         let dir = Dir::new();
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(0));
         for (minute, cost) in [
             ("2026-11-21T09:00:00Z", 1),
@@ -142,7 +142,7 @@ mod tests {
         assert!(ledger.flush());
         assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(1118));
         drop(ledger);
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         ledger.append(row("2026-11-21T11:00:00Z", 2));
         assert!(ledger.flush());
         assert_eq!(ever_spent(&dir.db()).unwrap(), NanoUsd(1120), "of all processes");

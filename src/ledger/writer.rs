@@ -7,6 +7,7 @@ use super::lease::{self, Booking, Known};
 use super::reconcile;
 use super::store::{LeaseAsk, LeaseDone};
 use crate::turns::Courtesy;
+use chrono::{DateTime, Utc};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -79,6 +80,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) connection: Connection,
     pub(super) commands: Receiver<Command>,
+    pub(super) now: fn() -> DateTime<Utc>,
     pub(super) known: Known,
     pub(super) segment_bytes: u64,
     /// The place of the last committed row among the ends in the journal.
@@ -205,7 +207,7 @@ impl Writer {
         let run = self.shared.journal.files().run;
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.known.refresh(&transaction)?;
+        self.known.refresh(&transaction, (self.now)())?;
         let mut booking = Booking::default();
         let courtesy = Courtesy::lasting(PATIENCE);
         let far_behind = batch.rows.len() >= FAR_BEHIND;
@@ -269,8 +271,8 @@ impl Writer {
         }
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
-            let path = self.shared.path.clone();
-            if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known) {
+            let (path, now) = (self.shared.path.clone(), (self.now)());
+            if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known, now) {
                 log::warn!("ledger: {error}");
             }
         }
@@ -283,11 +285,12 @@ impl Writer {
     /// No attempt runs for a week: accounts of windows that ended before that get no cost any
     /// more.
     fn forget_ended(&mut self) {
-        let result = self.connection.execute_batch(
-            "DELETE FROM leases WHERE ends < unixepoch() - 7 * 86400;
-             DELETE FROM accounts WHERE ends < unixepoch() - 7 * 86400;
-             DELETE FROM alerts WHERE until < unixepoch() - 7 * 86400;",
-        );
+        let ended = (self.now)().timestamp() - 7 * 86_400;
+        let result = self.connection.execute_batch(&format!(
+            "DELETE FROM leases WHERE ends < {ended};
+             DELETE FROM accounts WHERE ends < {ended};
+             DELETE FROM alerts WHERE until < {ended};",
+        ));
         self.known.forget();
         if let Err(error) = result {
             log::warn!("ledger: {}", LedgerError::sql(&self.shared.path, &error));
@@ -322,7 +325,7 @@ impl Writer {
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(std::io::Error::other)?;
-            self.known.refresh(&transaction).map_err(std::io::Error::other)?;
+            self.known.refresh(&transaction, (self.now)()).map_err(std::io::Error::other)?;
             let run = self.shared.journal.files().run;
             let rows = reconcile::book_spilled(&transaction, &self.known, run, &segments)?;
             transaction.commit().map_err(std::io::Error::other)?;
@@ -387,6 +390,7 @@ pub(super) fn reconcile_dead(
     path: &std::path::Path,
     connection: &mut Connection,
     known: &mut Known,
+    now: DateTime<Utc>,
 ) -> Result<(), LedgerError> {
     let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
     let io = |error: std::io::Error| match error.downcast::<rusqlite::Error>() {
@@ -399,7 +403,7 @@ pub(super) fn reconcile_dead(
     if dead.is_empty() {
         return Ok(());
     }
-    known.refresh(&transaction).map_err(sql)?;
+    known.refresh(&transaction, now).map_err(sql)?;
     for run in &dead {
         let found = run.book(&transaction, known).map_err(io)?;
         log::warn!(

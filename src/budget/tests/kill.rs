@@ -25,7 +25,7 @@ fn price(n: u64) -> u64 {
 /// Holds, tells the parent that the provider has billed it, settles, tells the parent; until it
 /// is killed.
 fn work(path: &std::path::Path) {
-    let options = Options { journal_bytes: 60_000, ..Options::default() };
+    let options = Options { journal_bytes: 60_000, ..options() };
     let ledger = Ledger::open(path, &options).unwrap();
     let bench = Bench { budgets: Budgets::new(ledger.clone(), Tz::UTC), ledger };
     std::thread::scope(|scope| {

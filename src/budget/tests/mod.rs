@@ -5,7 +5,7 @@ mod opened;
 mod waiting;
 
 use super::*;
-use crate::ledger::tests::{Dir, at};
+use crate::ledger::tests::{Dir, at, options};
 use crate::ledger::{Filter, Ledger, Options, Row, requests};
 use crate::units::UsageSource;
 use chrono::Duration as Span;
@@ -45,7 +45,7 @@ struct Bench {
 }
 
 fn bench(dir: &Dir, zone: Tz) -> Bench {
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let budgets = Budgets::new(ledger.clone(), zone);
     Bench { ledger, budgets }
 }
@@ -330,7 +330,7 @@ fn what_another_process_may_spend_is_reserved_and_not_spent() {
 #[test]
 fn a_failing_store_refuses_unless_it_may_fail_open() {
     let dir = Dir::new();
-    let options = Options { busy_wait: std::time::Duration::from_millis(5), ..Options::default() };
+    let options = Options { busy_wait: std::time::Duration::from_millis(5), ..options() };
     let ledger = Ledger::open(&dir.db(), &options).unwrap();
     let bench = Bench { budgets: Budgets::new(ledger.clone(), Tz::UTC), ledger };
     let daily = [cap(100, Per::Day)];

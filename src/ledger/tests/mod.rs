@@ -39,6 +39,11 @@ pub(crate) fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).unwrap().to_utc()
 }
 
+/// The ledger as it is kept, at noon of the day that the tests play on.
+pub(crate) fn options() -> Options {
+    Options { now: || at("2026-11-21T12:00:00Z"), ..Options::default() }
+}
+
 fn row(request: &str, key: &str, team: Option<&str>, cost: u64) -> Row {
     let mut row = Row::new(at("2026-11-21T10:00:00.000001Z"));
     row.request_id = request.into();
@@ -60,7 +65,7 @@ fn sql<T: rusqlite::types::FromSql>(path: &Path, sql: &str) -> T {
 #[test]
 fn rows_come_back_as_they_went_in_and_a_clean_end_leaves_no_journal() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let mut full = row("r1", "web", Some("t"), u64::MAX);
     full.user = Some("ana@example.com".into());
     full.status = Some(200);
@@ -81,7 +86,7 @@ fn rows_come_back_as_they_went_in_and_a_clean_end_leaves_no_journal() {
 #[test]
 fn spending_is_summed_by_group_and_time() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     for (request, key, team, cost) in
         [("a", "k1", Some("t1"), 5), ("a", "k1", Some("t1"), 7), ("b", "k2", None, 100)]
     {
@@ -126,11 +131,11 @@ fn an_empty_file_is_migrated_and_a_newer_one_refused() {
         spend(&dir.db(), &Filter::default(), &[], Tz::UTC, 100),
         Err(LedgerError::Other { .. })
     ));
-    drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
+    drop(Ledger::open(&dir.db(), &options()).unwrap());
     assert_eq!(sql::<i64>(&dir.db(), "PRAGMA user_version"), schema::VERSION);
-    drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
+    drop(Ledger::open(&dir.db(), &options()).unwrap());
     Connection::open(dir.db()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let error = Ledger::open(&dir.db(), &Options::default()).err().unwrap();
+    let error = Ledger::open(&dir.db(), &options()).err().unwrap();
     assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
     assert!(matches!(
         spend(&dir.db(), &Filter::default(), &[], Tz::UTC, 100),
@@ -142,10 +147,10 @@ fn an_empty_file_is_migrated_and_a_newer_one_refused() {
 fn what_is_not_a_database_or_not_there_is_named() {
     let dir = Dir::new();
     std::fs::write(dir.db(), "this is not a database, it is a letter".repeat(100)).unwrap();
-    let error = Ledger::open(&dir.db(), &Options::default()).err().unwrap();
+    let error = Ledger::open(&dir.db(), &options()).err().unwrap();
     assert!(matches!(error, LedgerError::Corrupt { .. }), "{error}");
     let nowhere = dir.db().join("x/y.db");
-    let error = Ledger::open(&nowhere, &Options::default()).err().unwrap();
+    let error = Ledger::open(&nowhere, &options()).err().unwrap();
     assert!(matches!(error, LedgerError::ReadOnly { .. }), "{error}");
     assert!(requests(&nowhere, &Filter::default(), 1).is_err());
 }
@@ -153,7 +158,7 @@ fn what_is_not_a_database_or_not_there_is_named() {
 #[test]
 fn a_locked_database_is_waited_for_and_loses_no_row() {
     let dir = Dir::new();
-    let options = Options { busy_wait: Duration::from_millis(30), ..Options::default() };
+    let options = Options { busy_wait: Duration::from_millis(30), ..options() };
     let ledger = Ledger::open(&dir.db(), &options).unwrap();
     let other = Connection::open(dir.db()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -175,7 +180,7 @@ fn a_locked_database_is_waited_for_and_loses_no_row() {
 #[test]
 fn a_file_that_was_removed_is_noticed() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     ledger.append(row("r", "k", None, 5));
     assert!(ledger.flush());
     std::fs::remove_file(dir.db()).unwrap();
@@ -195,7 +200,7 @@ fn a_file_that_was_removed_is_noticed() {
 #[test]
 fn a_state_file_is_its_owners_only() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     ledger.append(row("r", "k", None, 5));
     assert!(ledger.flush());
     for file in std::fs::read_dir(&dir.0).unwrap() {
@@ -208,8 +213,8 @@ fn a_state_file_is_its_owners_only() {
 #[test]
 fn a_full_disk_is_reported_and_survived() {
     let dir = Dir::new();
-    let options = Options { max_pages: Some(24), ..Options::default() };
-    let ledger = Ledger::open(&dir.db(), &options).unwrap();
+    let small = Options { max_pages: Some(24), ..options() };
+    let ledger = Ledger::open(&dir.db(), &small).unwrap();
     let mut n = 0;
     while ledger.healthy() {
         (0..20).for_each(|_| ledger.append(row("r", &"k".repeat(500), None, 1)));
@@ -220,7 +225,7 @@ fn a_full_disk_is_reported_and_survived() {
     assert!(dir.runs() > 0, "the journal has what the database has not");
     drop(ledger);
     assert!(dir.runs() > 0);
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     assert!(ledger.healthy());
     assert_eq!(sql::<i64>(&dir.db(), "SELECT count(*) FROM attempts"), n);
     assert_eq!(dir.runs(), 2);
@@ -229,7 +234,7 @@ fn a_full_disk_is_reported_and_survived() {
 #[test]
 fn journal_files_go_when_their_rows_are_committed_and_holds_move_on() {
     let dir = Dir::new();
-    let options = Options { journal_bytes: 2_000, ..Options::default() };
+    let options = Options { journal_bytes: 2_000, ..options() };
     let ledger = Ledger::open(&dir.db(), &options).unwrap();
     let held = ledger.hold(note("old", vec![]), false).unwrap();
     for _ in 0..20 {
@@ -267,10 +272,10 @@ fn lease(ledger: &Ledger, id: &str, cap: u64, want: u64) -> Result<Lease, StoreE
 #[test]
 fn leases_of_two_processes_share_a_cap_and_come_back_at_the_end() {
     let dir = Dir::new();
-    let one = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let one = Ledger::open(&dir.db(), &options()).unwrap();
     one.append(row("r", "k", None, 10));
     one.append(row("r", "other", None, 500));
-    let two = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let two = Ledger::open(&dir.db(), &options()).unwrap();
     let first = lease(&one, "k", 100, 60).unwrap();
     assert_eq!(first, Lease { others: 10, outstanding: 0, booked: 0, upto: 60 });
     let second = lease(&two, "k", 100, 60).unwrap();
@@ -288,7 +293,7 @@ fn leases_of_two_processes_share_a_cap_and_come_back_at_the_end() {
 /// What a process leaves whose end nobody saw: a hold that is open, one that is settled, one
 /// that was released, and a last line cut short.
 fn leave_a_dead_run(dir: &Dir, boot: &str) {
-    drop(Ledger::open(&dir.db(), &Options::default()).unwrap());
+    drop(Ledger::open(&dir.db(), &options()).unwrap());
     let files = Files { database: dir.db(), run: 77 };
     std::fs::write(files.lock(), boot).unwrap();
     let hold = |id: i64| {
@@ -317,7 +322,7 @@ fn the_journal_of_a_killed_process_is_booked_once() {
     let dir = Dir::new();
     leave_a_dead_run(&dir, &journal::boot_id());
     for _ in 0..2 {
-        let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         let known = lease(&ledger, "k", 100, 5).unwrap();
         assert_eq!(known, Lease { others: 10, outstanding: 0, booked: 0, upto: 5 });
     }
@@ -333,7 +338,7 @@ fn the_journal_of_a_killed_process_is_booked_once() {
 fn after_a_power_cut_the_rest_of_the_leases_counts_as_spent() {
     let dir = Dir::new();
     leave_a_dead_run(&dir, "another boot");
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let known = lease(&ledger, "k", 100, 99).unwrap();
     assert_eq!(known, Lease { others: 10, outstanding: 40, booked: 0, upto: 50 });
 }
@@ -341,7 +346,7 @@ fn after_a_power_cut_the_rest_of_the_leases_counts_as_spent() {
 #[test]
 fn an_account_opened_while_an_attempt_ran_has_its_cost_too() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let hold = ledger.hold(note("r", vec![]), false).unwrap();
     assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 0);
     ledger.settle(hold, row("r", "k", None, 9));
@@ -351,7 +356,7 @@ fn an_account_opened_while_an_attempt_ran_has_its_cost_too() {
 #[test]
 fn rows_past_the_queue_are_read_back_from_the_journal() {
     let dir = Dir::new();
-    let options = Options { busy_wait: Duration::from_millis(5), ..Options::default() };
+    let options = Options { busy_wait: Duration::from_millis(5), ..options() };
     let ledger = Ledger::open(&dir.db(), &options).unwrap();
     let other = Connection::open(dir.db()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -374,7 +379,7 @@ fn rows_past_the_queue_are_read_back_from_the_journal() {
 #[test]
 fn other_tables_are_written_in_a_transaction() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let insert =
         "INSERT INTO virtual_keys (id, hash, json, created_at) VALUES ('a', x'00', '{}', 'now')";
     assert_eq!(ledger.write(move |db| db.execute(insert, [])).unwrap(), 1);
@@ -393,7 +398,7 @@ fn other_tables_are_written_in_a_transaction() {
 #[test]
 fn a_run_after_a_restore_has_a_number_of_its_own() {
     let dir = Dir::new();
-    let options = Options { busy_wait: Duration::from_millis(30), ..Options::default() };
+    let options = Options { busy_wait: Duration::from_millis(30), ..options() };
     let backup = dir.0.join("backup");
     let ledger = Ledger::open(&dir.db(), &options).unwrap();
     ledger.append(row("before", "k", None, 1));

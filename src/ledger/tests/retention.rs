@@ -5,13 +5,13 @@ use super::*;
 #[test]
 fn retention_deletes_rows_and_not_what_budgets_know() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     (0..3).for_each(|_| ledger.append(row("r", "k", None, 9)));
     assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 27);
     assert_eq!(ledger.prune(at("2026-11-21T10:00:00Z")).unwrap(), 0);
     assert_eq!(ledger.prune(at("2026-11-21T10:00:01Z")).unwrap(), 3);
     drop(ledger);
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 27);
 }
 
@@ -20,7 +20,7 @@ fn retention_deletes_rows_and_not_what_budgets_know() {
 #[test]
 fn retention_leaves_no_deleted_row_in_the_journal() {
     let dir = Dir::new();
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     let runs = ledger.hold(note("runs", vec![]), false).unwrap();
     for n in 0..3 {
         let hold = ledger.hold(note("done", vec![]), false).unwrap();
@@ -33,11 +33,17 @@ fn retention_leaves_no_deleted_row_in_the_journal() {
         files.map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>()
     };
     assert!(journal().contains("old-0"));
+    let next = dir.0.join("tollbar.db.run-1.1");
+    std::fs::create_dir(&next).unwrap();
+    let refused = ledger.prune(at("2026-11-22T00:00:00Z")).unwrap_err();
+    assert!(matches!(refused, LedgerError::Journal { .. }), "{refused}");
+    assert_eq!(sql::<i64>(&dir.db(), "SELECT count(*) FROM attempts"), 3);
+    std::fs::remove_dir(&next).unwrap();
     assert_eq!(ledger.prune(at("2026-11-22T00:00:00Z")).unwrap(), 3);
     let text = journal();
     assert!(!text.contains("old-") && text.contains("runs"), "{text}");
     ledger.settle(runs, row("runs", "k", None, 5));
     drop(ledger);
-    let ledger = Ledger::open(&dir.db(), &Options::default()).unwrap();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
     assert_eq!(lease(&ledger, "k", 100, 1).unwrap().others, 5);
 }
