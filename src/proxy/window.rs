@@ -8,10 +8,10 @@ use super::worst;
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::wire::route::Endpoint;
-use crate::wire::text_len;
+use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens::{self, Vendor};
 
-/// The longest that a token of text usually is, in bytes.
+/// The longest that a token of text usually is, in bytes, but for runs of one byte.
 const BYTES_PER_TOKEN: u64 = 8;
 
 /// Counting a megabyte of text takes a tenth of a second: it is worth that only where the text
@@ -42,9 +42,9 @@ pub fn fitting(
     if (body.len() as u64).saturating_add(asked(output, &plan)) <= smallest {
         return Ok(plan);
     }
-    let text = text_len::of(body).unwrap_or(0);
+    let Contents { text, changes, .. } = text_len::contents(body).unwrap_or_default();
     let largest = plan.iter().filter_map(window).max().unwrap_or(0);
-    let bytes_say = text / BYTES_PER_TOKEN;
+    let bytes_say = changes / BYTES_PER_TOKEN;
     let with = |input: u64| input.saturating_add(asked(output, &plan));
     let input = if with(bytes_say) > largest || with(text / LIKELY_BYTES_PER_TOKEN) <= smallest {
         bytes_say

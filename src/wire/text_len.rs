@@ -8,25 +8,33 @@ const DATA: usize = 512;
 /// What a JSON request holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// Bytes of all member names, and of all strings that are text.
+    /// Bytes of all member names, of all strings that are text, and of all that is shown to the
+    /// model as JSON.
     pub text: u64,
+    /// Those of names and strings that aren't the same as the byte before: of runs of spaces or
+    /// dashes more than a hundred bytes are one token.
+    pub changes: u64,
     /// JSON objects: each may cost a provider some tokens of its own.
     pub objects: u64,
     /// Pictures, given as data or by address.
     pub pictures: u64,
-    /// Bytes of other data (files, sound) as it is encoded.
+    /// Bytes of other data (files, sound, numbers) as it is encoded.
     pub data: u64,
 }
 
-/// Bytes of the strings in a JSON request that are text; `None` where it is no JSON.
-///
-/// Strings of data (`data:` URLs, base64) count nothing: what they cost is for the dialect's own
-/// bounds to say. Meant for the rare request that is near a bound, since it parses.
-pub fn of(body: &[u8]) -> Option<u64> {
-    contents(body).map(|contents| contents.text)
+/// A piece of what a model is shown.
+pub enum Shown<'a> {
+    /// A text or a name.
+    Text(&'a str),
+    /// JSON, however the provider writes it down.
+    Json(&'a str),
 }
 
-/// All that a JSON request holds; `None` where it is no JSON.
+/// All that a JSON request holds; `None` where it is no JSON, or has a member twice, of which one
+/// parser takes the first and another the last.
+///
+/// Strings of data (`data:` URLs, base64) are no text: what they cost is for the dialect's own
+/// bounds to say. Meant for the rare request that is near a bound, since it parses.
 pub fn contents(body: &[u8]) -> Option<Contents> {
     walk(body, |_| {})
 }
@@ -34,6 +42,8 @@ pub fn contents(body: &[u8]) -> Option<Contents> {
 /// What the surroundings say of a value.
 #[derive(Clone, Copy, PartialEq)]
 enum Within {
+    /// The request itself: what stands here is no picture, whatever it is called.
+    Request,
     /// The messages.
     Content,
     /// A picture: its data is not text.
@@ -41,6 +51,20 @@ enum Within {
     /// What a model or a tool wrote: text to its reader, whatever it looks like.
     Written,
 }
+
+/// Members that hold what is said: pictures are among it.
+const SAID: [&str; 10] = [
+    "messages",
+    "content",
+    "contents",
+    "parts",
+    "input",
+    "output",
+    "system",
+    "systemInstruction",
+    "system_instruction",
+    "instructions",
+];
 
 /// Members that hold what a model or a tool wrote, or the shape of it.
 pub const WRITTEN: [&str; 17] = [
@@ -64,28 +88,42 @@ pub const WRITTEN: [&str; 17] = [
 ];
 
 /// The same, showing every piece of text to `see`.
-pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
+pub fn walk(body: &[u8], mut see: impl FnMut(Shown)) -> Option<Contents> {
+    let bare = Bare::of(body);
     let body: Value = serde_json::from_slice(body).ok()?;
-    let mut found = Contents::default();
-    let mut left = vec![(&body, Within::Content)];
+    let mut found = Contents { data: bare.numerals, ..Contents::default() };
+    let mut members = 0;
+    let mut left = vec![(&body, Within::Request)];
     while let Some((value, within)) = left.pop() {
         match value {
             Value::String(text) if within == Within::Written || !is_data(text) => {
-                found.text += text.len() as u64;
-                see(text);
+                found.says(text);
+                see(Shown::Text(text));
             }
-            Value::String(data) if within == Within::Content => found.data += data.len() as u64,
-            // A token each, where they are token numbers.
-            Value::Number(number) => found.data += number.to_string().len() as u64,
-            Value::Array(items) => left.extend(items.iter().map(|item| (item, within))),
-            Value::Object(members) => {
-                let shows = within == Within::Content && is_picture(members);
+            Value::String(_) if within == Within::Picture => {}
+            Value::String(data) => found.data += data.len() as u64,
+            Value::Array(_) | Value::Object(_) if within == Within::Written => {
+                let mut json = String::new();
+                members += write(value, &mut json);
+                found.text += json.len() as u64;
+                see(Shown::Json(&json));
+            }
+            Value::Array(items) => {
+                // A template may show whatever it is given.
+                found.data += items.iter().map(literal).sum::<u64>();
+                left.extend(items.iter().map(|item| (item, within)));
+            }
+            Value::Object(object) => {
+                let shows = within == Within::Content && is_picture(object);
                 found.pictures += u64::from(shows);
                 found.objects += 1;
-                found.text += members.keys().map(|name| name.len() as u64).sum::<u64>();
-                members.keys().for_each(|name| see(name));
-                let used = is_tool_use(members);
-                left.extend(members.iter().map(|(name, member)| {
+                members += object.len() as u64;
+                for name in object.keys() {
+                    found.says(name);
+                    see(Shown::Text(name));
+                }
+                let used = is_tool_use(object);
+                left.extend(object.iter().map(|(name, member)| {
                     let written = WRITTEN.contains(&name.as_str()) || (used && name == "input");
                     // Nothing that is said is a picture, whatever stands beside it.
                     let said = matches!(
@@ -95,15 +133,99 @@ pub fn walk(body: &[u8], mut see: impl FnMut(&str)) -> Option<Contents> {
                     match within {
                         Within::Content if shows && !said => (member, Within::Picture),
                         Within::Picture if said => (member, Within::Content),
-                        Within::Content if written => (member, Within::Written),
+                        Within::Request | Within::Content if written => (member, Within::Written),
+                        Within::Request if SAID.contains(&name.as_str()) => {
+                            (member, Within::Content)
+                        }
                         within => (member, within),
                     }
                 }));
             }
-            _ => {}
+            // Numbers are counted as they are written: a token each, where they are token numbers.
+            Value::Number(_) | Value::Bool(_) | Value::Null => {}
         }
     }
-    Some(found)
+    (bare.colons == members).then_some(found)
+}
+
+impl Contents {
+    fn says(&mut self, text: &str) {
+        let bytes = text.as_bytes();
+        let repeats = bytes.windows(2).filter(|pair| pair.first() == pair.last()).count();
+        self.text += bytes.len() as u64;
+        self.changes += (bytes.len() - repeats) as u64;
+    }
+}
+
+/// Bytes of an element of a list, and of the comma behind it, that are nowhere else counted.
+fn literal(element: &Value) -> u64 {
+    match element {
+        Value::Bool(_) | Value::Null => "false,".len() as u64,
+        Value::Number(_) => 1,
+        Value::String(_) | Value::Array(_) | Value::Object(_) => 0,
+    }
+}
+
+/// Writes a value as JSON, with a single figure for each number; how many members it has.
+fn write(value: &Value, into: &mut String) -> u64 {
+    let mut members = 0;
+    match value {
+        Value::Number(_) => into.push('0'),
+        Value::Array(items) => {
+            into.push('[');
+            for item in items {
+                members += write(item, into);
+                into.push(',');
+            }
+            into.push(']');
+        }
+        Value::Object(object) => {
+            members += object.len() as u64;
+            into.push('{');
+            for (name, member) in object {
+                members += write(&Value::String(name.clone()), into);
+                into.push(':');
+                members += write(member, into);
+                into.push(',');
+            }
+            into.push('}');
+        }
+        Value::String(_) | Value::Bool(_) | Value::Null => into.push_str(&value.to_string()),
+    }
+    members
+}
+
+/// What stands outside the strings of a body.
+#[derive(Default)]
+struct Bare {
+    /// As many as there are members.
+    colons: u64,
+    /// Bytes of numbers. A parser would say less of long ones.
+    numerals: u64,
+}
+
+impl Bare {
+    fn of(body: &[u8]) -> Bare {
+        let mut bare = Bare::default();
+        let (mut inside, mut before) = (false, b' ');
+        for byte in body {
+            match byte {
+                // The byte after it is nobody's end.
+                _ if inside && before == b'\\' => {
+                    before = b' ';
+                    continue;
+                }
+                b'"' => inside = !inside,
+                _ if inside => {}
+                b':' => bare.colons += 1,
+                b'0'..=b'9' | b'-' | b'+' | b'.' => bare.numerals += 1,
+                b'e' | b'E' if before.is_ascii_digit() => bare.numerals += 1,
+                _ => {}
+            }
+            before = *byte;
+        }
+        bare
+    }
 }
 
 /// Whether an object is a call of a tool, in Anthropic's and OpenAI's custom tools' form.
@@ -171,10 +293,59 @@ mod tests {
         }
     }
 
+    /// A model reads it, too.
+    #[test]
+    fn what_json_is_made_of_counts() {
+        let list = |item: &str| vec![item; 1_000].join(",");
+        let call =
+            |input: String| format!(r#"{{"content": [{{"type": "tool_use", "input": {input}}}]}}"#);
+        for (body, least) in [
+            (call(format!(r#"{{"x": [{}]}}"#, list("true"))), 5_000),
+            (call(format!(r#"{{"x": [{}]}}"#, list("[]"))), 3_000),
+            (call(format!(r#"{{"x": [{}]}}"#, list("1"))), 3_000),
+            (format!(r#"{{"chat_template_kwargs": {{"x": [{}]}}}}"#, list("null")), 5_000),
+        ] {
+            let found = contents(body.as_bytes()).unwrap();
+            assert!(found.text + found.data >= least, "{found:?}: {body:.80}");
+            assert!(found.text + found.data <= body.len() as u64 + 1_100, "{found:?}: {body:.80}");
+        }
+    }
+
+    #[test]
+    fn a_long_number_counts_as_it_is_written() {
+        let body = format!(r#"{{"prompt": [1{}, 0.1{}]}}"#, "0".repeat(300), "1".repeat(100));
+        assert_eq!(contents(body.as_bytes()).unwrap().data, 301 + 103 + 2);
+    }
+
+    #[test]
+    fn a_member_that_comes_twice_is_not_counted_on() {
+        let twice =
+            format!(r#"{{"messages": "{}", "messages": "a\\", "b": "\"c:d"}}"#, "x".repeat(900));
+        assert_eq!(contents(twice.as_bytes()), None);
+        let once = twice.replacen("messages", "other", 1);
+        assert!(contents(once.as_bytes()).is_some_and(|found| found.data == 900));
+        let deep = json!({"args": {"a": {"b": [{"c": 1}, {"d": ":"}]}}}).to_string();
+        assert!(contents(deep.as_bytes()).is_some());
+        assert_eq!(contents(br#"{"args": {"a": 1, "a": 2}}"#), None);
+    }
+
+    #[test]
+    fn only_what_is_said_has_pictures() {
+        let prose = format!("data: {}", "word ".repeat(1_000));
+        for body in [
+            json!({"image": 0, "prompt": prose}),
+            json!({"tools": [{"function": {"image": 0, "description": prose}}]}),
+        ] {
+            let found = contents(body.to_string().as_bytes()).unwrap();
+            assert_eq!(found.pictures, 0, "{found:?}");
+            assert!(found.text + found.data > 5_000, "{found:?}");
+        }
+    }
+
     #[test]
     fn numbers_may_be_tokens() {
         let body = json!({"prompt": [1, 22, 50_256]}).to_string();
-        assert_eq!(contents(body.as_bytes()).unwrap().data, 8);
+        assert_eq!(contents(body.as_bytes()).unwrap().data, 8 + 3);
     }
 
     #[test]
