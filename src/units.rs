@@ -64,6 +64,8 @@ pub struct Usage {
     pub duration_ms: Option<u64>,
     /// Server-side searches billed per request.
     pub web_searches: Option<u64>,
+    /// Searches in files stored at the provider, billed by the call (OpenAI).
+    pub file_searches: Option<u64>,
     /// What the provider says that it bills for all of it.
     pub billed: Option<NanoUsd>,
 }

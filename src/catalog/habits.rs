@@ -12,6 +12,8 @@ pub struct Habits {
     pub reads: bool,
     /// All its token rates are a tenth higher at its host, which keeps data in a region.
     pub resides: bool,
+    /// It obeys `max_completion_tokens` as an output cap of a chat.
+    pub newer_cap: bool,
     /// Its streams tell the usage unasked, and it refuses to be asked (`stream_options`).
     pub tells_usage: bool,
 }
@@ -37,6 +39,20 @@ const SAME_EVERYWHERE: [&str; 16] = [
     "gpt-realtime",
 ];
 
+/// Who obeys chat's newer name of an output cap, by their API references. To the others it may be
+/// nothing at all, and the older name is known everywhere else.
+const NEWER_CAP: [&str; 9] = [
+    "api.openai.com",
+    "azure.com",
+    "azure.us",
+    "azure.cn",
+    "api.groq.com",
+    "api.x.ai",
+    "api.cerebras.ai",
+    "api.fireworks.ai",
+    "openrouter.ai",
+];
+
 impl Habits {
     /// Of the model with this id at its provider.
     pub fn of(id: &str) -> Habits {
@@ -58,7 +74,10 @@ impl Habits {
         // https://docs.x.ai/docs/key-information/regions: a tenth more, whatever the model.
         let resides = host.ends_with(".api.x.ai")
             || (host.ends_with(".api.openai.com") && !costs_the_same_everywhere(id));
-        Habits { resides, tells_usage: host == "api.mistral.ai", ..self }
+        let newer_cap = NEWER_CAP.iter().any(|known| {
+            host.strip_suffix(known).is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
+        });
+        Habits { resides, newer_cap, tells_usage: host == "api.mistral.ai", ..self }
     }
 }
 

@@ -93,6 +93,15 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
     }
 }
 
+/// Whether a client of Gemini's wants its stream as events. Without that word it is an array, which
+/// grows.
+fn wants_events(endpoint: Endpoint, client: &RequestHeader) -> bool {
+    let target = std::str::from_utf8(client.raw_path()).unwrap_or_default();
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    endpoint == Endpoint::GeminiStream
+        && query.split('&').any(|word| matches!(word, "alt=sse" | "$alt=sse" | "%24alt=sse"))
+}
+
 /// Whether usage has to be asked for in this endpoint's streams.
 pub fn asks_usage(endpoint: Endpoint, target: &Target) -> bool {
     matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
@@ -112,14 +121,17 @@ pub fn cap_name(endpoint: Endpoint, target: &Target) -> Option<CapName> {
     }
 }
 
-/// Vendors whose chat takes no notice of `max_completion_tokens`, by their API references.
-const OLDER_CAP: [&str; 5] = ["dashscope", "deepseek", "mistral", "perplexity", "zai"];
+/// Vendors whose chat obeys `max_completion_tokens`, by their API references.
+const NEWER_CAP: [&str; 6] = ["openai", "azure", "groq", "xai", "cerebras", "fireworks_ai"];
 
-/// Whether the target takes no notice of chat's newer name of an output cap.
+/// Whether the target may take no notice of chat's newer name of an output cap. Ollama, for one,
+/// doesn't, and who serves at an address of its own can't be known.
 pub fn knows_older_cap_only(endpoint: Endpoint, target: &Target) -> bool {
     let vendor = target.card.as_ref().map(|card| card.provider.as_str());
     endpoint == Endpoint::ChatCompletions
-        && vendor.is_some_and(|vendor| OLDER_CAP.contains(&vendor))
+        && !vendor.is_some_and(|vendor| NEWER_CAP.contains(&vendor))
+        && !target.habits.newer_cap
+        && !wants_new_name(target)
 }
 
 /// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.
@@ -224,7 +236,8 @@ pub fn header(
         Some(via) => (via.method.clone(), via.target.clone()),
         None => {
             let path = call.endpoint.upstream_path(&target.model);
-            (Method::POST, format!("{}{path}", provider.base_path))
+            let form = if wants_events(call.endpoint, client) { "?alt=sse" } else { "" };
+            (Method::POST, format!("{}{path}{form}", provider.base_path))
         }
     };
     let room = Some(client.headers.len() + 4);

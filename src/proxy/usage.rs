@@ -66,8 +66,10 @@ pub fn charged(
         Some(call) => (worst::is_regional(call, target), worst::container(call, target)),
         None => (false, NanoUsd(0)),
     };
-    let cost = |usage| {
-        let cost = price.cost_of(usage, units, service).saturating_add(container);
+    let cost = |usage: &Usage| {
+        let files = worst::file_searches(usage.file_searches.unwrap_or(0), target);
+        let cost = price.cost_of(usage, units, service);
+        let cost = cost.saturating_add(container).saturating_add(files);
         worst::in_region(regional, cost).min(MAX_COST)
     };
     // Who says what it bills knows better than a catalogue, but not than the operator; and what the

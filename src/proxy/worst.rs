@@ -46,6 +46,9 @@ const PICTURE_MADE: u64 = 6_263 + 3 * 100;
 /// A container with a GiB of memory, for 20 minutes; all sizes cost so much a GiB.
 const CONTAINER_GIB: NanoUsd = NanoUsd(30_000_000);
 
+/// A search in stored files.
+const FILE_SEARCH: NanoUsd = NanoUsd(2_500_000);
+
 /// Tokens that Anthropic adds where a request has tools: up to 530 that explain their use, and for its
 /// own (bash, text editor, computer, memory) up to 700 each that are in no body (its pages on them).
 const TOOLS_EXPLAINED: u64 = 3_500;
@@ -113,6 +116,11 @@ impl<'a> Worst<'a> {
         let price = target.price.searched_by(searches_by_preview(call));
         let units = price.units_worst(answers(call), call.body.len() as u64, searches);
         let units = units.saturating_add(container(call, target));
+        let most = tool_calls(call, target).unwrap_or(MOST_SEARCHES);
+        let units = match marks(call).beyond.files {
+            true => units.saturating_add(file_searches(most, target)),
+            false => units,
+        };
         Ok(Worst {
             target,
             input,
@@ -208,13 +216,21 @@ pub fn searches_by_preview(call: &Call) -> bool {
 /// What a container costs in which OpenAI runs code for the request, by its memory: for 20 minutes
 /// (its price list). Booked, too, whether the model has used it or not: its answer doesn't say.
 pub fn container(call: &Call, target: &Target) -> NanoUsd {
-    let maker = target.card.as_ref().map(|card| card.provider.as_str());
     match marks(call).beyond.container {
-        Some(gib) if matches!(maker, Some("openai" | "azure")) && target.price.is_listed() => {
-            NanoUsd(CONTAINER_GIB.0.saturating_mul(gib))
-        }
+        Some(gib) if bills_tools(target) => NanoUsd(CONTAINER_GIB.0.saturating_mul(gib)),
         _ => NanoUsd(0),
     }
+}
+
+/// What so many searches in files stored at OpenAI cost (its price list).
+pub fn file_searches(count: u64, target: &Target) -> NanoUsd {
+    NanoUsd(if bills_tools(target) { FILE_SEARCH.0.saturating_mul(count) } else { 0 })
+}
+
+/// Whether OpenAI's tools are billed here by its price list.
+fn bills_tools(target: &Target) -> bool {
+    let maker = target.card.as_ref().map(|card| card.provider.as_str());
+    matches!(maker, Some("openai" | "azure")) && target.price.is_listed()
 }
 
 /// What a request asks for that has no known price at this target.

@@ -143,6 +143,9 @@ const CODE: &str = "code_interpreter";
 /// … and one that always has one made.
 const CONTAINER: &str = "container_auto";
 
+/// A tool of OpenAI's that searches in stored files, and a stored prompt, which may have it.
+const FILES: [&str; 2] = ["file_search", "pmpt_"];
+
 /// The largest container, in GiB.
 const MOST_MEMORY: u64 = 64;
 
@@ -166,6 +169,8 @@ pub struct Beyond {
     pub loops: Loops,
     /// Code may be run in a container that is made for it, with so many GiB of memory at most.
     pub container: Option<u64>,
+    /// Files stored at the provider may be searched.
+    pub files: bool,
     /// What is read now was said before.
     said: bool,
 }
@@ -180,6 +185,7 @@ impl Beyond {
         others: true,
         loops: Loops { tools: 1, bounded: 0, uses: 0, calls: None },
         container: Some(MOST_MEMORY),
+        files: true,
         said: false,
     };
 }
@@ -299,6 +305,7 @@ impl Beyond {
         if !self.said {
             self.loops.tools += more.loops.tools;
             self.container = self.container.max(more.container);
+            self.files |= more.files;
         }
     }
 
@@ -318,7 +325,8 @@ impl Beyond {
         let preview = starts(word, PREVIEW);
         let container = (starts(word, CODE) || starts(word, CONTAINER)).then_some(1);
         let others = begins(&OTHERS);
-        Beyond { unseen, search, preview, draws, others, loops, container, said: false }
+        let files = FILES.iter().any(|with| starts(word, with));
+        Beyond { unseen, search, preview, draws, others, loops, container, files, said: false }
     }
 }
 

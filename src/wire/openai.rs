@@ -53,7 +53,9 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
     }
     seen.service_tier = tier.and_then(owned);
     if let Some(output) = output {
-        seen.usage.web_searches = seen.usage.web_searches.or(searches(output));
+        let mut searches = Searches::default();
+        elements(output, |item| searches.add(item));
+        searches.fill(&mut seen.usage);
     }
     match failure.filter(|error| is_something(error)) {
         Some(raw) => seen.fail(error(raw)),
@@ -262,7 +264,8 @@ fn named(seen: &mut Seen, event: Event<'_>) {
     let mut of = Named::default();
     walk::object(event.data, |cursor, name| of.member(cursor, name));
     let kind = of.kind.as_ref().and_then(|kind| kind.decode());
-    match &*kind.unwrap_or_else(|| String::from_utf8_lossy(event.name)) {
+    let kind = kind.unwrap_or_else(|| String::from_utf8_lossy(event.name));
+    match &*kind {
         "error" => {
             let nested = of.error.filter(|error| is_object(error));
             seen.fail(error(nested.unwrap_or(event.data)));
@@ -275,12 +278,15 @@ fn named(seen: &mut Seen, event: Event<'_>) {
         | "image_edit.completed" => {
             seen.finished = true;
             seen.usage = of.usage.and_then(usage).unwrap_or(seen.usage);
+            if kind == "speech.audio.done" {
+                // All that it makes is sound, and its usage has no details.
+                seen.usage.audio_output = seen.usage.audio_output.or(seen.usage.output);
+            }
         }
         "response.output_item.done" => {
-            if is_search(of.item.unwrap_or_default()) {
-                let before = seen.usage.web_searches.unwrap_or(0);
-                seen.usage.web_searches = Some(before + 1);
-            }
+            let mut searches = Searches::of(&seen.usage);
+            searches.add(of.item.unwrap_or_default());
+            searches.tell(&mut seen.usage);
         }
         kind if kind.ends_with(".delta") => seen.text_bytes += of.delta,
         kind => {
@@ -298,7 +304,7 @@ fn named(seen: &mut Seen, event: Event<'_>) {
 fn response(seen: &mut Seen, kind: &str, raw: &[u8]) {
     let mut failed = matches!(kind, "response.failed" | "response.cancelled");
     let mut why = error(b"\"the response failed\"");
-    let counted = seen.usage.web_searches;
+    let counted = Searches::of(&seen.usage);
     members(raw, |name, value| match name {
         "usage" => {
             if let Some(found) = usage(value) {
@@ -312,23 +318,50 @@ fn response(seen: &mut Seen, kind: &str, raw: &[u8]) {
         }
         _ => {}
     });
-    seen.usage.web_searches = seen.usage.web_searches.or(counted);
+    counted.fill(&mut seen.usage);
     if failed {
         seen.fail(why);
     }
     seen.finished |= matches!(kind, "response.completed" | "response.incomplete");
 }
 
-/// How many web searches an `output` array holds; `None` for none.
-fn searches(output: &[u8]) -> Option<u64> {
-    let mut total = 0;
-    elements(output, |item| total += u64::from(is_search(item)));
-    (total > 0).then_some(total)
+/// The searches among the items of an `output`; `None` for none.
+#[derive(Default)]
+struct Searches {
+    web: Option<u64>,
+    files: Option<u64>,
 }
 
-/// Whether an item is a search that is billed: opening a page that was found is not.
-fn is_search(item: &[u8]) -> bool {
-    let is_call = member(item, "type") == Some(b"\"web_search_call\"");
-    let action = member(item, "action").and_then(|action| member(action, "type"));
-    is_call && action.is_none_or(|action| action == b"\"search\"")
+impl Searches {
+    /// Those that are known already.
+    fn of(usage: &Usage) -> Searches {
+        Searches { web: usage.web_searches, files: usage.file_searches }
+    }
+
+    /// Counts an item that is a search.
+    fn add(&mut self, item: &[u8]) {
+        let count = match member(item, "type") {
+            Some(b"\"web_search_call\"") => {
+                // Opening a page that was found is not billed.
+                let action = member(item, "action").and_then(|action| member(action, "type"));
+                action.is_none_or(|action| action == b"\"search\"").then_some(&mut self.web)
+            }
+            Some(b"\"file_search_call\"") => Some(&mut self.files),
+            _ => None,
+        };
+        if let Some(count) = count {
+            *count = Some(count.unwrap_or(0) + 1);
+        }
+    }
+
+    /// Writes what was counted.
+    fn tell(self, usage: &mut Usage) {
+        (usage.web_searches, usage.file_searches) = (self.web, self.files);
+    }
+
+    /// Writes what was counted, where the usage says nothing of it.
+    fn fill(self, usage: &mut Usage) {
+        usage.web_searches = usage.web_searches.or(self.web);
+        usage.file_searches = usage.file_searches.or(self.files);
+    }
 }

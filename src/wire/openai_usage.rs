@@ -73,6 +73,7 @@ impl<'a> Said<'a> {
             audio_output: of(&self.outputs, |of| of.audio),
             duration_ms: self.seconds.and_then(|seconds| milliseconds(&parse(seconds))),
             web_searches: self.searches,
+            file_searches: None,
             billed: self.cost.max(self.ticks),
         }
     }

@@ -101,7 +101,7 @@ impl Endpoint {
             }
             Endpoint::GeminiStream => {
                 let model = encode_segment(model);
-                return format!("/v1beta/models/{model}:streamGenerateContent?alt=sse");
+                return format!("/v1beta/models/{model}:streamGenerateContent");
             }
             openai => openai.openai_path(),
         };

@@ -3,8 +3,9 @@
 use super::runs;
 use super::tap::Values;
 
-/// The most bytes kept of one member; a longer one is not kept at all.
-pub const MAX_MEMBER: usize = 2 * 1024 * 1024;
+/// The most bytes kept of one member; a longer one is not kept at all. As an event of a stream may
+/// have: pictures stand beside what was searched for.
+pub const MAX_MEMBER: usize = 16 * 1024 * 1024;
 
 /// The longest member name that is looked at.
 const MAX_KEY: usize = 128;

@@ -129,6 +129,27 @@ async fn code_is_run_in_a_container_that_costs() {
     assert_eq!(costs[4], costs[5], "an operator's price is for everything");
 }
 
+/// A search in files that OpenAI stores costs $2.50 per thousand, whether the answer is streamed or
+/// not; and is held by as many as there may be.
+#[tokio::test]
+async fn searches_in_stored_files_cost() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let usage = json!({"input_tokens": 10, "output_tokens": 10, "total_tokens": 20});
+    let call = json!({"type": "file_search_call", "id": "fs_1", "status": "completed"});
+    let mut costs = Vec::new();
+    for (model, calls) in [("gpt-5.6", 0), ("gpt-5.6", 1), ("gpt-5.6", 3), ("own", 0), ("own", 3)] {
+        let body = json!({"model": model, "input": "Hello", "max_output_tokens": 20,
+            "max_tool_calls": 3, "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]});
+        let answer = json!({"object": "response", "output": vec![&call; calls], "usage": usage});
+        let asked = ask(&server, "/v1/responses", &body);
+        costs.push(play(&server, &provider, asked, Some(&answer)).await.0);
+    }
+    let each = 2_500_000;
+    assert_eq!(costs[1..3], [costs[0] + each, costs[0] + 3 * each], "{costs:?}");
+    assert_eq!(costs[3], costs[4], "an operator's price is for everything");
+}
+
 /// gpt-5.6: $4, $0.40 read, $20; flex $2, $0.20, $10; priority $8, $0.80, $40. Above 272,000
 /// tokens $8, $0.80, $30.
 #[tokio::test]

@@ -571,6 +571,31 @@ async fn a_cap_has_the_name_that_its_target_knows() {
     assert!(held[0] < held[1] + 50_000 && held[2] > 100 * held[1], "{held:?}");
 }
 
+/// Who serves at an address of its own can't be known. Ollama, for one, has no `max_completion_tokens`:
+/// that alone would be no cap. OpenAI's reasoning models refuse the older name.
+#[tokio::test]
+async fn a_newer_name_of_a_cap_reaches_only_who_is_known_to_obey_it() {
+    let provider = provider();
+    let price = "price: { input: 1, output: 1 }";
+    let models = format!(
+        "  reasons: {{ targets: [ {{ provider: p, model: gpt-5-mini, {price} }} ] }}\n  \
+           fast: {{ targets: [ {{ provider: groq, model: openai/gpt-oss-120b, {price} }} ] }}\n"
+    );
+    let groq =
+        format!("  groq: {{ dialect: openai, base_url: \"{}/v1\" }}\nbreaker:", provider.base());
+    let text = config(&provider).replacen("breaker:", &groq, 1) + &models;
+    let server = Server::start(&text);
+    for (model, older) in [("gpt", true), ("reasons", false), ("fast", false)] {
+        provider.clear();
+        let body = json!({"model": model, "messages": [], "max_completion_tokens": 5});
+        post_to(server.url("/v1/chat/completions"), body).await;
+        let got: Value = serde_json::from_slice(&provider.requests()[0].body).unwrap();
+        let (old, new) = (&got["max_tokens"], &got["max_completion_tokens"]);
+        let five = json!(5);
+        assert_eq!((old, new), if older { (&five, &Value::Null) } else { (&Value::Null, &five) });
+    }
+}
+
 async fn post_raw(url: String, body: String) -> reqwest::Response {
     post(&client(), url, body).await
 }

@@ -121,7 +121,7 @@ async fn output_is_capped() {
             r#"{"max_tokens":100,"model":⟦"capped"|"sim-capped"⟧}"#,
             r#"{"max_tokens":7,"model":⟦"capped"|"sim-capped"⟧}"#,
             r#"{"max_tokens":⟦null|100⟧,"model":⟦"capped"|"sim-capped"⟧}"#,
-            r#"{"max_completion_tokens":⟦9007199254740993|100⟧,"model":⟦"capped"|"sim-capped"⟧}"#,
+            r#"{⟦"max_completion_tokens"|"max_tokens"⟧:⟦9007199254740993|100⟧,"model":⟦"capped"|"sim-capped"⟧}"#,
             r#"{"max_completion_tokens":50,"max_tokens":⟦5000|100⟧,"model":⟦"capped"|"sim-capped"⟧}"#,
             r#"{"max_t\u006fkens":⟦5000|100⟧,"max_tokens":10,"model":⟦"capped"|"sim-capped"⟧}"#,
         ],

@@ -105,6 +105,28 @@ async fn each_of_200_streams_gets_each_chunk_before_the_next() {
     assert_eq!(provider.peak_in_flight(), STREAMS);
 }
 
+/// Without `alt=sse` Gemini streams an array, and its clients read one.
+#[tokio::test]
+async fn who_asks_gemini_for_no_events_gets_an_array() {
+    let provider = provider();
+    let server = Server::start(&config(&provider, ""));
+    for (n, query) in ["", "?alt=json", "?key=x&alt=sse"].into_iter().enumerate() {
+        let url = server.url(&format!("/v1beta/models/gem:streamGenerateContent{query}"));
+        let url = url.replace("key=x", "x=y");
+        let answer =
+            post(&client(), url, r#"{"contents":[{"parts":[{"text":"Hello there"}]}]}"#).await;
+        assert_eq!(answer.status(), 200);
+        let text = answer.text().await.unwrap();
+        let parts = match query.ends_with("sse") {
+            true => events(&text),
+            false => serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")),
+        };
+        assert!(parts.len() > 1 && parts[0]["candidates"].is_array(), "{text}");
+        let line = server.log(n + 1).await.pop().unwrap();
+        assert_eq!(line["usage_source"], "reported", "{line}");
+    }
+}
+
 /// Real providers' streams, cut into odd pieces: the client's bytes are the provider's.
 #[tokio::test]
 async fn every_fixture_is_relayed_as_it_is_and_metered() {

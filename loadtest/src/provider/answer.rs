@@ -10,6 +10,7 @@ use super::script::{Cut, Script};
 use super::{anthropic, errors, gemini, openai, others, responses, text};
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
+const JSON: &str = "application/json; charset=UTF-8";
 const SPEECH_CHUNKS: usize = 4;
 
 /// An answer, ready to be paced.
@@ -86,6 +87,10 @@ fn body(ask: &Ask, script: &Script, status: u16, seq: u64) -> Result<Body, (u16,
     let made = Generation::new(ask, script, seq);
     if ask.stream {
         return match events(ask, script, &made) {
+            // Gemini's stream is an array, unless it is asked for events.
+            Some(pieces) if ask.endpoint == Endpoint::Generate && !ask.sse => {
+                Ok(streamed(JSON, pieces, input))
+            }
             Some(pieces) => Ok(streamed(EVENTS, pieces, input)),
             None => Err(unknown(ask, seq, script)),
         };

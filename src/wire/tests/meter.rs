@@ -251,6 +251,8 @@ fn named_streams_of_images_and_audio_end_with_their_own_events() {
         assert_eq!(report.usage.input, Some(5));
         assert_eq!(report.usage.audio_input, Some(4));
         assert_eq!(report.usage.output, Some(6));
+        let sound = (endpoint == Endpoint::AudioSpeech).then_some(6);
+        assert_eq!(report.usage.audio_output, sound, "{kind}");
     }
 }
 
@@ -258,10 +260,12 @@ fn named_streams_of_images_and_audio_end_with_their_own_events() {
 fn searches_are_counted_once() {
     let item = r#"{"type":"web_search_call","action":{"type":"search"}},{"type":"web_search_call","action":{"type":"open_page"}}"#;
     let first = item.split_once("},{").unwrap().0;
+    let file = r#"{"type":"response.output_item.done","item":{"type":"file_search_call"}}"#;
     let stream = format!(
-        "data: {{\"type\":\"response.output_item.done\",\"item\":{first}}}}}\n\ndata: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{item}],\"usage\":{{\"input_tokens\":1,\"output_tokens\":1}}}}}}\n\n"
+        "data: {{\"type\":\"response.output_item.done\",\"item\":{first}}}}}\n\ndata: {file}\n\ndata: {file}\n\ndata: {{\"type\":\"response.completed\",\"response\":{{\"output\":[{item}],\"usage\":{{\"input_tokens\":1,\"output_tokens\":1}}}}}}\n\n"
     );
     let report = play(Meter::stream(Endpoint::Responses, false), &[stream.as_bytes()]).1;
     assert_eq!(report.usage.web_searches, Some(1));
+    assert_eq!(report.usage.file_searches, Some(2));
     assert_eq!(report.end, End::Complete);
 }

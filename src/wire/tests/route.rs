@@ -235,7 +235,7 @@ fn paths_to_providers() {
     );
     assert_eq!(
         Endpoint::GeminiStream.upstream_path("g-2.5"),
-        "/v1beta/models/g-2.5:streamGenerateContent?alt=sse"
+        "/v1beta/models/g-2.5:streamGenerateContent"
     );
     for endpoint in Endpoint::ALL {
         assert!(endpoint.upstream_path("m").starts_with('/'), "{endpoint:?}");

@@ -52,6 +52,7 @@ pub fn usage(raw: &[u8]) -> Option<Usage> {
         audio_output: of(&output_details, "audio_tokens"),
         duration_ms: all.get("seconds").and_then(milliseconds),
         web_searches: of(&["server_tool_use"], "web_search_requests"),
+        file_searches: None,
         billed: billed(&all),
     })
 }
@@ -95,6 +96,7 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
     seen.service_tier = tap.value("service_tier").and_then(owned);
     if let Some(output) = tap.value("output") {
         seen.usage.web_searches = seen.usage.web_searches.or(searches(output));
+        seen.usage.file_searches = file_searches(output);
     }
     let says = |name: &str, word: &str| {
         let value = tap.value(name).and_then(owned);
@@ -230,12 +232,19 @@ fn named(seen: &mut Seen, event: Event<'_>) {
         | "image_edit.completed" => {
             seen.finished = true;
             seen.usage = member(data, "usage").and_then(usage).unwrap_or(seen.usage);
+            if kind == "speech.audio.done" {
+                seen.usage.audio_output = seen.usage.audio_output.or(seen.usage.output);
+            }
         }
         "response.output_item.done" => {
             let item = member(data, "item").unwrap_or_default();
             if is_search(item) {
                 let before = seen.usage.web_searches.unwrap_or(0);
                 seen.usage.web_searches = Some(before + 1);
+            }
+            if is_file_search(item) {
+                let before = seen.usage.file_searches.unwrap_or(0);
+                seen.usage.file_searches = Some(before + 1);
             }
         }
         kind if kind.ends_with(".delta") => {
@@ -256,7 +265,7 @@ fn named(seen: &mut Seen, event: Event<'_>) {
 fn response(seen: &mut Seen, kind: &str, raw: &[u8]) {
     let mut failed = matches!(kind, "response.failed" | "response.cancelled");
     let mut why = error(b"\"the response failed\"");
-    let counted = seen.usage.web_searches;
+    let (counted, files) = (seen.usage.web_searches, seen.usage.file_searches);
     members(raw, |name, value| match name {
         "usage" => {
             if let Some(found) = usage(value) {
@@ -271,6 +280,7 @@ fn response(seen: &mut Seen, kind: &str, raw: &[u8]) {
         _ => {}
     });
     seen.usage.web_searches = seen.usage.web_searches.or(counted);
+    seen.usage.file_searches = files;
     if failed {
         seen.fail(why);
     }
@@ -282,6 +292,16 @@ fn searches(output: &[u8]) -> Option<u64> {
     let mut total = 0;
     elements(output, |item| total += u64::from(is_search(item)));
     (total > 0).then_some(total)
+}
+
+fn file_searches(output: &[u8]) -> Option<u64> {
+    let mut total = 0;
+    elements(output, |item| total += u64::from(is_file_search(item)));
+    (total > 0).then_some(total)
+}
+
+fn is_file_search(item: &[u8]) -> bool {
+    member(item, "type") == Some(b"\"file_search_call\"")
 }
 
 /// Whether an item is a search that is billed: opening a page that was found is not.
