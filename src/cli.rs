@@ -119,11 +119,14 @@ fn check(file: &ConfigFile) -> ExitCode {
         Ok(path) => path,
         Err(code) => return code,
     };
+    let warn = |warnings: &[config::Problem]| {
+        for warning in warnings {
+            println!("warning: {}", warning.located(&path.display().to_string()));
+        }
+    };
     match config::load(&path, &ProcessEnvironment, None) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
-                println!("warning: {}", warning.located(&path.display().to_string()));
-            }
+            warn(&loaded.warnings);
             // Only a warning: another machine may run it, or another user.
             let here = |dir: &Path| dir.as_os_str().is_empty() || dir.is_dir();
             let state = loaded.snapshot.state_path.parent().filter(|dir| !here(dir));
@@ -139,6 +142,7 @@ fn check(file: &ConfigFile) -> ExitCode {
         }
         Err(invalid) => {
             eprintln!("{invalid}");
+            warn(&invalid.warnings);
             ExitCode::FAILURE
         }
     }

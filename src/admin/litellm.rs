@@ -253,6 +253,12 @@ fn members(
                 };
                 out.insert("expires".into(), json!(expires.map(|at| at.to_rfc3339())));
             }
+            // As LiteLLM's way to begin anew. A new key has spent nothing anyway.
+            "spend" if old.is_some() && !value.is_null() => {
+                return Err(bad(
+                    "`spend`: what was spent stays in the books. Raise `max_budget`, or make another key",
+                ));
+            }
             _ if is_empty(&value) => {}
             other => {
                 let message = format!(

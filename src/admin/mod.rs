@@ -5,7 +5,7 @@ mod keys;
 mod litellm;
 pub mod reports;
 
-use crate::config::snapshot::{Snapshot, Target};
+use crate::config::snapshot::{OnFailure, Snapshot, Target};
 use crate::plan::health::View;
 use crate::reload::Outcome;
 use crate::reloader::Reloader;
@@ -79,6 +79,11 @@ impl AdminApi {
     fn ready(&self) -> Response<Vec<u8>> {
         if self.gateway.is_draining() {
             json_answer(503, &json!({"status": "draining"}))
+        } else if self.gateway.live.peek().state_on_failure == OnFailure::Closed
+            && !self.gateway.ledger.healthy()
+        {
+            // Whatever has a budget is refused here: others may be able to serve it.
+            json_answer(503, &json!({"status": "state_unavailable"}))
         } else {
             json_answer(200, &json!({"status": "ready"}))
         }

@@ -207,6 +207,13 @@ pub(crate) fn fallback(
             from.model.name, to.model.name
         );
         report.problem(&raw.place, message, fix);
+    } else if !to.used().any(|to| from.used().any(|from| from.dialect == to.dialect)) {
+        let message = format!(
+            "`{}` is never tried: it speaks {}, and `{}` speaks {}",
+            to.model.name, dearest.dialect, from.model.name, cheapest.dialect
+        );
+        let fix = "List models that speak the same dialect; requests aren't translated";
+        report.warning(&raw.place, message, fix);
     }
 }
 

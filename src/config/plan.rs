@@ -9,13 +9,17 @@ use std::sync::Arc;
 
 /// What may serve a request for `model`, in order: its targets as written, then its fallbacks'
 /// targets, cheapest first unless `fallback_order: written`. Each comes with the model it
-/// belongs to. Targets of weight 0 are left out; weights and health are for routing to apply.
+/// belongs to. Targets of weight 0 are left out, and fallbacks that speak no dialect of the model's
+/// own targets: nothing is translated, and what only another model can answer is not asked of this
+/// one. Weights and health are for routing to apply.
 pub fn candidates<'s>(
     snapshot: &'s Snapshot,
     model: &'s Model,
 ) -> Vec<(&'s Model, &'s Arc<Target>)> {
     let fallbacks = model.fallbacks.iter().filter_map(|name| snapshot.models.get(name));
-    let mut after: Vec<_> = fallbacks.flat_map(|other| used(other)).collect();
+    let spoken = |target: &Target| used(model).any(|(_, own)| own.dialect == target.dialect);
+    let mut after: Vec<_> =
+        fallbacks.flat_map(|other| used(other)).filter(|(_, target)| spoken(target)).collect();
     if !model.fallback_written {
         after.sort_by_key(|(_, target)| target.price.blended());
     }

@@ -177,9 +177,15 @@ async fn the_2300_dollar_weekend_stays_cheap() {
     assert_eq!(server.metric("tollbar_cost_usd_total{model=\"sim-4o\"").await, 0.0);
 
     let scratch = Scratch::new();
-    std::fs::write(scratch.0.join("tollbar.yaml"), config("gpt-4o")).unwrap();
+    std::fs::write(
+        scratch.0.join("tollbar.yaml"),
+        config("gpt-4o").replace(r#"["*"]"#, r#"["*", "nothing-*"]"#),
+    )
+    .unwrap();
     let checked = tollbar(&["check"], &scratch.0);
     assert_eq!(checked.status.code(), Some(1));
+    let warned = String::from_utf8(checked.stdout).unwrap();
+    assert!(warned.contains("`nothing-*` matches no model"), "{warned}");
     let told = String::from_utf8(checked.stderr).unwrap();
     for part in ["deepseek-chat", "gpt-4o", "$0.27", "$2.50", "9.2x"] {
         assert!(told.contains(part), "{part} is missing: {told}");

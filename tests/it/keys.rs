@@ -400,6 +400,7 @@ async fn a_litellm_field_of_the_wrong_type_opens_nothing() {
         ("/key/update", json!({"key": "k", "models": "*"})),
         ("/key/update", json!({"key": "k", "duration": 7200})),
         ("/key/update", json!({"key": "k", "blocked": 1})),
+        ("/key/update", json!({"key": "k", "spend": 0})),
     ] {
         let mut body = json!({"team_id": "web"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -106,11 +106,14 @@ async fn through(
             assert_eq!(ask(server).await.0, 200);
         }
     }
+    let ready = client().get(server.admin_url("/readyz")).send().await.unwrap().status();
+    assert_eq!(ready, if on_failure == "closed" { 503 } else { 200 });
     let log = server.stderr().join("\n");
     assert!(log.contains(said), "`{said}` is missing: {log}");
     assert_eq!(client().get(server.url("/healthz")).send().await.unwrap().status(), 200);
     mend();
     healthy(server, 1.0).await;
+    assert_eq!(client().get(server.admin_url("/readyz")).send().await.unwrap().status(), 200);
     assert_eq!(ask(server).await.0, 200);
     books_agree(server, provider).await;
     let log = server.stderr().join("\n");

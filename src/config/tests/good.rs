@@ -183,6 +183,27 @@ fn what_may_not_be_meant_is_a_warning() {
     }
 }
 
+/// Requests aren't translated: it would never be tried, or always, where the model itself can't answer.
+#[test]
+fn a_fallback_in_another_dialect_is_a_warning_and_no_candidate() {
+    let models =
+        "mini: { targets: [ { provider: openai, model: gpt-4o-mini } ], fallbacks: [flash, nano] }
+  flash: { targets: [ { provider: gemini, model: gemini-2.5-flash-lite } ] }
+  nano: { targets: [ { provider: openai, model: gpt-4o-mini-2024-07-18 } ] }";
+    let gemini = "providers:\n  gemini: { dialect: gemini, base_url: 'https://generativelanguage.googleapis.com' }";
+    let loaded = good(&with(MINI, models).replacen("providers:", gemini, 1));
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let said = warnings.iter().find(|said| said.contains("never tried")).unwrap();
+    assert!(
+        said.contains("`flash` is never tried: it speaks gemini, and `mini` speaks openai"),
+        "{said}"
+    );
+    let mini = &loaded.snapshot.models["mini"];
+    let tried: Vec<_> =
+        candidates(&loaded.snapshot, mini).iter().map(|(owner, _)| &*owner.name).collect();
+    assert_eq!(tried, ["mini", "nano"]);
+}
+
 #[test]
 fn a_model_that_reads_by_itself_wants_a_bound() {
     let research = "model: local-deep-research, price: { input: 0.1, output: 0.6 }";
