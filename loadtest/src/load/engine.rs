@@ -20,6 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause of a connection whose request failed: a dead server is not to be hammered.
 const PAUSE: Duration = Duration::from_millis(10);
 const BUFFER: usize = 256 * 1024;
+/// How long the end of a load waits for answers. As a rule they are there at once.
+const GRACE: Duration = Duration::from_secs(2);
+/// What becomes of a request whose answer was still not there then.
+pub(crate) const UNENDED: &str = "not ended within the grace";
 
 /// How requests follow each other.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +45,17 @@ pub(crate) struct Load {
     pub(crate) ramp: Duration,
     /// Close the connection after so many events of a stream.
     pub(crate) leave_after: Option<u64>,
-    /// Wait so long for what still runs at the end.
+    /// Wait so long, sending nothing new, for what still runs at the end. What has no answer then
+    /// has failed: a server that hangs must not look like one that nobody asked.
     pub(crate) grace: Duration,
+    /// A stream need not end within the grace, if its last event is no older than this.
+    pub(crate) outlasts: Option<Duration>,
     /// Streams that have begun and not ended, for whoever watches.
     pub(crate) open: Arc<AtomicUsize>,
 }
 
 impl Load {
-    /// A load without ramp, departures or grace.
+    /// A load without ramp or departures, whose answers all have to end soon.
     pub(crate) fn new(to: SocketAddr, request: Request, pace: Pace, connections: usize) -> Self {
         Self {
             to,
@@ -57,7 +64,8 @@ impl Load {
             connections,
             ramp: Duration::ZERO,
             leave_after: None,
-            grace: Duration::ZERO,
+            grace: GRACE,
+            outlasts: None,
             open: Arc::default(),
         }
     }
@@ -69,6 +77,12 @@ impl Load {
             Pace::Open(rate) => Pace::Open(rate / parts as f64),
         };
         Self { pace, connections: (self.connections / parts).max(1), ..self.clone() }
+    }
+
+    /// True for a stream that may go on when the load is over. `last`: when its last event came.
+    pub(crate) fn may_outlast(&self, last: Option<Instant>, now: Instant) -> bool {
+        let longest = self.outlasts.zip(last);
+        longest.is_some_and(|(quiet, last)| now.saturating_duration_since(last) <= quiet)
     }
 }
 
@@ -90,7 +104,7 @@ pub(crate) fn run(load: &Load, span: Span) -> io::Result<Tally> {
     loop {
         let now = Instant::now();
         let over = now >= span.end;
-        if over && (engine.running == 0 || now >= span.end + load.grace) {
+        if over && (now >= span.end + load.grace || engine.owed(now).next().is_none()) {
             break;
         }
         if !over {
@@ -273,9 +287,16 @@ impl<'a> Engine<'a> {
         self.release(token, running.first, now);
         if !(200..300).contains(&status) {
             self.tally.error(format!("status {status}"));
-        } else if now >= self.span.record && now < self.span.end {
+            return;
+        }
+        let over = now >= self.span.end;
+        if now >= self.span.record && !over {
             self.tally.done += 1;
             self.tally.left += u64::from(left);
+        }
+        // What an open loop sends is due within the span, whenever it ends: without those that end
+        // after it, a stall at the end would go unseen.
+        if now >= self.span.record && (!over || self.schedule.is_some()) {
             self.tally.latency.add(now.saturating_duration_since(running.due));
         }
     }
@@ -320,6 +341,16 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// When those requests were due whose answer has still to come, or to end.
+    fn owed(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        let running = self.connections.iter().filter_map(|connection| connection.running.as_ref());
+        let owed = running.filter(move |running| {
+            let last = (running.events > 0).then_some(running.last_event);
+            !self.load.may_outlast(last, now)
+        });
+        owed.map(|running| running.due)
+    }
+
     fn finish(mut self) -> Tally {
         // Due and never sent: they are at least this late.
         if let Some(schedule) = &self.schedule {
@@ -327,9 +358,11 @@ impl<'a> Engine<'a> {
                 self.tally.latency.add(self.span.end.saturating_duration_since(*due));
             }
         }
-        if !self.load.grace.is_zero() && self.running > 0 {
-            for _ in 0..self.running {
-                self.tally.error("not ended within the grace");
+        let now = Instant::now();
+        for due in self.owed(now).collect::<Vec<_>>() {
+            self.tally.error(UNENDED);
+            if self.schedule.is_some() {
+                self.tally.latency.add(now.saturating_duration_since(due));
             }
         }
         let streaming = |c: &&Connection| c.running.as_ref().is_some_and(|r| r.first);

@@ -1,7 +1,7 @@
 //! The generator over HTTP/2 by prior knowledge: hyper's client on one thread. It costs more
 //! than the HTTP/1.1 one, so it measures the proxy's CPU time, not its saturation.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,8 +13,19 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::time::Instant;
 
-use super::engine::{Load, Pace, Span};
+use super::engine::{Load, Pace, Span, UNENDED};
 use super::tally::Tally;
+
+/// How often a stream is looked at when the load is over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The request that runs on a stream.
+#[derive(Clone, Copy)]
+struct Asked {
+    due: std::time::Instant,
+    /// When the last bytes of its answer's body came.
+    last: Option<std::time::Instant>,
+}
 
 /// Runs a load with so many streams on each connection.
 ///
@@ -46,20 +57,51 @@ pub(crate) fn run(load: &Load, streams: usize, span: Span) -> io::Result<Tally> 
 
 /// One connection and its streams.
 async fn serve(load: Load, numbers: std::ops::Range<usize>, span: Span, tally: Rc<RefCell<Tally>>) {
-    let sender = match connect(&load).await {
-        Ok(sender) => sender,
-        Err(what) => return tally.borrow_mut().error(what),
+    let over = Instant::from_std(span.end);
+    let sender = match tokio::time::timeout_at(over, connect(&load)).await {
+        Ok(Ok(sender)) => sender,
+        Ok(Err(what)) => return tally.borrow_mut().error(what),
+        Err(_) => return tally.borrow_mut().error("connect: no answer"),
     };
     let mut tasks = Vec::new();
     for number in numbers {
         let (load, sender, tally) = (load.clone(), sender.clone(), tally.clone());
-        tasks.push(tokio::task::spawn_local(async move {
-            let end = Instant::from_std(span.end) + load.grace;
-            let _ = tokio::time::timeout_at(end, stream(load, sender, number, span, tally)).await;
-        }));
+        tasks.push(tokio::task::spawn_local(follow(load, sender, number, span, tally)));
     }
     for task in tasks {
         let _ = task.await;
+    }
+}
+
+/// A stream to its end, or to that of the grace.
+async fn follow(
+    load: Load,
+    sender: SendRequest<Full<Bytes>>,
+    number: usize,
+    span: Span,
+    tally: Rc<RefCell<Tally>>,
+) {
+    let asked = Cell::new(None);
+    let mut work = std::pin::pin!(stream(&load, sender, number, span, &tally, &asked));
+    let (mut look, last_look) = (span.end, span.end + load.grace);
+    while tokio::time::timeout_at(Instant::from_std(look), work.as_mut()).await.is_err() {
+        let now = std::time::Instant::now();
+        let running: Option<Asked> = asked.get();
+        let owed = running.filter(|asked| !load.may_outlast(asked.last, now));
+        if running.is_some() && owed.is_none() {
+            return;
+        }
+        if now >= last_look {
+            let mut tally = tally.borrow_mut();
+            if let Some(Asked { due, .. }) = owed {
+                tally.error(UNENDED);
+                if matches!(load.pace, Pace::Open(_)) {
+                    tally.latency.add(now.saturating_duration_since(due));
+                }
+            }
+            return;
+        }
+        look = last_look.min(now + LOOK);
     }
 }
 
@@ -77,11 +119,12 @@ async fn connect(load: &Load) -> Result<SendRequest<Full<Bytes>>, String> {
 
 /// One stream after another, each at its time.
 async fn stream(
-    load: Load,
+    load: &Load,
     mut sender: SendRequest<Full<Bytes>>,
     number: usize,
     span: Span,
-    tally: Rc<RefCell<Tally>>,
+    tally: &RefCell<Tally>,
+    asked: &Cell<Option<Asked>>,
 ) {
     let share = number as f64 / load.connections.max(1) as f64;
     let (wait, every) = match load.pace {
@@ -95,7 +138,9 @@ async fn stream(
     let mut sent = number as u64;
     while due.into_std() < span.end {
         tokio::time::sleep_until(due).await;
-        if let Err(what) = ask(&load, &mut sender, sent, due.into_std(), span, &tally).await {
+        let answered = ask(load, &mut sender, sent, due.into_std(), span, tally, asked).await;
+        asked.set(None);
+        if let Err(what) = answered {
             tally.borrow_mut().error(what);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -111,7 +156,9 @@ async fn ask(
     due: std::time::Instant,
     span: Span,
     tally: &RefCell<Tally>,
+    asked: &Cell<Option<Asked>>,
 ) -> Result<(), String> {
+    asked.set(Some(Asked { due, last: None }));
     let mut bytes = Vec::new();
     load.request.write(number, &mut bytes);
     let request = request(load, &bytes)?;
@@ -135,14 +182,18 @@ async fn ask(
         }
         frames += 1;
         last = now;
+        asked.set(Some(Asked { due, last: Some(now) }));
     }
     let now = std::time::Instant::now();
     if !(200..300).contains(&status) {
         return Err(format!("status {status}"));
     }
-    if now >= span.record && now < span.end {
-        let mut tally = tally.borrow_mut();
+    let (over, mut tally) = (now >= span.end, tally.borrow_mut());
+    if now >= span.record && !over {
         tally.done += 1;
+    }
+    // As on HTTP/1.1: what an open loop sends was due within the span.
+    if now >= span.record && (!over || matches!(load.pace, Pace::Open(_))) {
         tally.latency.add(now.saturating_duration_since(due));
     }
     Ok(())

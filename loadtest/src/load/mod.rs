@@ -34,6 +34,8 @@ mod section;
 mod table;
 mod report;
 pub mod scenarios;
+#[cfg(test)]
+mod tests;
 
 pub use error::LoadError;
 pub use fleet::{Binaries, Other};

@@ -1,5 +1,7 @@
 //! Requests that are answered whole, as many as go through.
 
+use std::time::Duration;
+
 use super::Harness;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
@@ -17,6 +19,8 @@ struct Shape {
     connections: usize,
     protocol: Protocol,
     controls: bool,
+    /// Longer than the usual, where the last requests wait for all those before them.
+    grace: Option<Duration>,
     /// CPU per request, Tollbar / yardstick.
     cpu_at_most: Option<f64>,
 }
@@ -29,6 +33,7 @@ impl Shape {
             connections,
             protocol: Protocol::H1,
             controls: true,
+            grace: None,
             cpu_at_most: None,
         };
         match name {
@@ -37,7 +42,8 @@ impl Shape {
             "body-4k" => shape(body(4 << 10), 64),
             "body-100k" => shape(body(100 << 10), 32),
             "body-2m" | "body-2m-counted" => {
-                Shape { cpu_at_most: Some(1.5), ..shape(body(2 << 20), 16) }
+                let grace = Some(Duration::from_secs(10));
+                Shape { cpu_at_most: Some(1.5), grace, ..shape(body(2 << 20), 16) }
             }
             "embeddings" => shape(Request::embedding(MODEL, 300), 64),
             _ => Shape { cpu_at_most: Some(1.25), ..shape(body(300), 64) },
@@ -56,7 +62,9 @@ pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadErro
     }
     let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
     let compared = harness.compare(&fleet, shape.protocol, |target| {
-        Load::new(fleet.address(target), shape.request.clone(), Pace::Closed, shape.connections)
+        let to = fleet.address(target);
+        let load = Load::new(to, shape.request.clone(), Pace::Closed, shape.connections);
+        Load { grace: shape.grace.unwrap_or(load.grace), ..load }
     })?;
     let mut section = described(&compared);
     if let Some(limit) = shape.cpu_at_most {

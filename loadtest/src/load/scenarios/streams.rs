@@ -17,6 +17,7 @@ const STREAMS: usize = 500;
 const FAST: &str = "sim-stream+chunks=100+gap=20ms";
 /// One chunk in five seconds, for longer than the scenario lasts.
 const SLOW: &str = "sim-slow+chunks=60+gap=5s";
+const GAP: Duration = Duration::from_secs(5);
 const OPEN: usize = 10_000;
 /// New slow streams a second.
 const OPENING: f64 = 1500.0;
@@ -31,8 +32,8 @@ pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadErro
     let compared = harness.compare(&fleet, protocol, |target| {
         let request = Request::chat(FAST, true, 300);
         let load = Load::new(fleet.address(target), request, Pace::Closed, STREAMS);
-        // Beginnings are spread over the time that a stream takes.
-        Load { ramp: Duration::from_secs(2), ..load }
+        // Beginnings are spread over the time that a stream takes, so most run at the end.
+        Load { ramp: Duration::from_secs(2), outlasts: Some(Duration::from_secs(1)), ..load }
     })?;
     let mut section = Section { tables: vec![compared.stream_table()], ..Section::default() };
     section.notes.push(compared.ratios(&[
@@ -93,6 +94,7 @@ fn open_streams(
     let request = Request::chat(SLOW, true, 300);
     let mut load = Load::new(fleet.address(target), request, Pace::Closed, count);
     load.ramp = Duration::from_secs_f64(count as f64 / OPENING);
+    load.outlasts = Some(2 * GAP);
     let begin = Instant::now();
     let full = begin + load.ramp + Duration::from_secs(6);
     let open = load.open.clone();
