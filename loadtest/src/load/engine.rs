@@ -70,13 +70,14 @@ impl Load {
         }
     }
 
-    /// An equal part of this load.
-    pub(crate) fn part(&self, parts: usize) -> Self {
+    /// One of so many parts of this load, which together have all its connections.
+    pub(crate) fn part(&self, part: usize, parts: usize) -> Self {
         let pace = match self.pace {
             Pace::Closed => Pace::Closed,
             Pace::Open(rate) => Pace::Open(rate / parts as f64),
         };
-        Self { pace, connections: (self.connections / parts).max(1), ..self.clone() }
+        let connections = self.connections / parts + usize::from(part < self.connections % parts);
+        Self { pace, connections, ..self.clone() }
     }
 
     /// True for a stream that may go on when the load is over. `last`: when its last event came.

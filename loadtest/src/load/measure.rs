@@ -147,8 +147,8 @@ impl Running {
         for load in loads {
             // Streams and single connections gain nothing by being split.
             let parts = cores.len().min(load.connections).max(1);
-            for core in cores.iter().cycle().take(parts) {
-                let mut load = load.part(parts);
+            for (part, core) in cores.iter().cycle().take(parts).enumerate() {
+                let mut load = load.part(part, parts);
                 load.open = loads[0].open.clone();
                 let cores = vec![*core];
                 threads.push(std::thread::spawn(move || {

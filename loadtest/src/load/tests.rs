@@ -118,3 +118,10 @@ fn a_stream_may_outlast_its_round_while_it_goes_on() {
     let silent = Load { outlasts: Some(LONG), ..load(server(|_| {}), Pace::Closed, 2) };
     assert_eq!(unended(&engine::run(&silent, span()).unwrap()), 2);
 }
+
+#[test]
+fn the_parts_of_a_load_have_all_its_connections() {
+    let whole = load(([127, 0, 0, 1], 1).into(), Pace::Open(90.0), 10);
+    let parts: Vec<usize> = (0..3).map(|part| whole.part(part, 3).connections).collect();
+    assert_eq!(parts, [4, 3, 3]);
+}
