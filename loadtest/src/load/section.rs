@@ -3,6 +3,7 @@
 use super::fleet::Target;
 use super::measure::Sample;
 use super::stats::{difference, median, ratio};
+use super::tally::Tally;
 
 /// A scenario's part of the report.
 #[derive(Debug, Default)]
@@ -47,6 +48,12 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn at_most(what: &str, found: Option<f64>, at_most: f64) -> Self {
         Self { what: what.to_owned(), found, at_most }
+    }
+
+    /// Where nothing was answered nothing was measured, and there was little that could fail.
+    pub(crate) fn answered<'a>(rounds: impl IntoIterator<Item = &'a Tally>) -> Self {
+        let empty = rounds.into_iter().filter(|tally| tally.done == 0).count();
+        Self::at_most("rounds without an answer", Some(empty as f64), 0.0)
     }
 
     /// What was not measured does not hold.
@@ -116,7 +123,7 @@ impl Compared {
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (target, samples) in &self.0 {
-            let mut all = super::tally::Tally::new();
+            let mut all = Tally::new();
             samples.iter().for_each(|sample| all.merge(&sample.tally));
             for (what, count) in &all.errors {
                 lines.push(format!("{}: {count} × {what}", target.name()));
@@ -189,6 +196,16 @@ impl Compared {
     }
 }
 
+/// What every comparison needs: all figures are made of answers, so whoever refuses fast, or says
+/// nothing, looks well in them.
+pub(crate) fn sound(all: &[Compared]) -> [Check; 2] {
+    let failed = all.iter().map(|compared| compared.errors(Target::Tollbar)).sum();
+    // Whether another gateway knows the models and keys is not for us to say.
+    let ours = all.iter().flat_map(|compared| &compared.0).filter(|(t, _)| *t != Target::Other);
+    let rounds = ours.flat_map(|(_, samples)| samples).map(|sample| &sample.tally);
+    [Check::at_most("failed requests", Some(failed), 0.0), Check::answered(rounds)]
+}
+
 pub(crate) fn p50(sample: &Sample) -> Option<f64> {
     sample.tally.latency.micros(50.0)
 }
@@ -208,4 +225,35 @@ pub(crate) fn gap_p99(sample: &Sample) -> Option<f64> {
 /// In MiB.
 pub(crate) fn peak(sample: &Sample) -> Option<f64> {
     sample.peak_rss.map(|bytes| bytes as f64 / (1024.0 * 1024.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(done: u64, refused: u64) -> Sample {
+        let mut tally = Tally::new();
+        tally.done = done;
+        (0..refused).for_each(|_| tally.error("status 429"));
+        Sample { tally, seconds: 1.0, cpu: None, peak_rss: None, core: None, repeated: 0 }
+    }
+
+    fn holds(rounds: Vec<(Target, Vec<Sample>)>) -> [bool; 2] {
+        sound(&[Compared(vec![(Target::Tollbar, vec![round(9, 0)])]), Compared(rounds)])
+            .map(|check| check.holds())
+    }
+
+    #[test]
+    fn refusals_and_silence_do_not_hold() {
+        use Target::{Direct, Other, Tollbar, Yardstick};
+        assert_eq!(holds(vec![(Tollbar, vec![round(9, 0), round(1, 0)])]), [true, true]);
+        assert_eq!(holds(vec![(Tollbar, vec![round(9, 0), round(9, 1)])]), [false, true]);
+        assert_eq!(holds(vec![(Tollbar, vec![round(9, 0), round(0, 0)])]), [true, false]);
+        // A comparison with nothing is none.
+        assert_eq!(
+            holds(vec![(Direct, vec![round(9, 0)]), (Yardstick, vec![round(0, 0)])]),
+            [true, false]
+        );
+        assert_eq!(holds(vec![(Other, vec![round(0, 5)])]), [true, true]);
+    }
 }

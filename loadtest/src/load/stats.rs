@@ -27,6 +27,13 @@ pub(crate) fn difference(of: &[Option<f64>], from: &[Option<f64>]) -> Option<f64
     median(pairs)
 }
 
+/// How many times `to` a time is, both beyond that of something else. `None` unless `to` is more
+/// than nothing: the ratio to a negative one would be below any limit.
+pub(crate) fn multiple(of: Option<f64>, to: Option<f64>) -> Option<f64> {
+    let to = to.filter(|to| *to > 0.0)?;
+    Some(of? / to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +55,15 @@ mod tests {
         assert_eq!(difference(&tollbar, &yardstick), Some(3.0));
         assert_eq!(ratio(&[], &[]), None);
         assert_eq!(ratio(&[Some(1.0)], &[Some(0.0)]), None);
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_a_time_that_was_saved() {
+        assert_eq!(multiple(Some(30.0), Some(20.0)), Some(1.5));
+        assert_eq!(multiple(Some(-1.0), Some(20.0)), Some(-0.05));
+        for to in [None, Some(0.0), Some(-20.0), Some(f64::NAN)] {
+            assert_eq!(multiple(Some(30.0), to), None, "{to:?}");
+        }
+        assert_eq!(multiple(None, Some(1.0)), None);
     }
 }

@@ -8,7 +8,7 @@ use crate::load::error::LoadError;
 use crate::load::fleet::{ProviderKind, Target};
 use crate::load::measure::{Protocol, Sample};
 use crate::load::request::Request;
-use crate::load::section::{Check, Compared, Section, p99};
+use crate::load::section::{Check, Compared, Section, p99, sound};
 use crate::load::yaml::{Model, Settings};
 
 pub(crate) const MODEL: &str = "sim-small";
@@ -92,10 +92,6 @@ pub(crate) fn described(compared: &Compared) -> Section {
     ]));
     section.notes.extend(compared.failures());
     section.notes.extend(compared.disturbances());
-    section.checks.push(Check::at_most(
-        "failed requests",
-        Some(compared.errors(Target::Tollbar)),
-        0.0,
-    ));
+    section.checks.extend(sound(std::slice::from_ref(compared)));
     section
 }

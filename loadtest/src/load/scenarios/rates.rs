@@ -7,8 +7,8 @@ use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
 use crate::load::measure::{Protocol, Sample, quiet_round};
 use crate::load::request::Request;
-use crate::load::section::{Check, Section, Table, p50, p99};
-use crate::load::stats::median;
+use crate::load::section::{Check, Compared, Section, Table, p50, p99, sound};
+use crate::load::stats::{median, multiple};
 use crate::load::yaml::{Model, Settings};
 
 /// Connections of an open loop: enough that none is waited for while the server keeps up.
@@ -22,35 +22,50 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
     let most = saturation(harness, &fleet, Target::Yardstick)?;
     let mut section = Section::default();
     section.notes.push(format!("the yardstick is saturated at {most:.0} requests a second"));
+    let mut all = Vec::new();
     for percent in [25.0, 50.0, 75.0] {
         let rate = most * percent / 100.0;
         let title = format!("{percent:.0} %: {rate:.0} requests a second");
-        let added = at(harness, &fleet, &mut section, title, |_| rate)?;
+        let compared = at(harness, &fleet, &mut section, title, |_| rate)?;
         if percent == 50.0 {
             let what = "added p99 at half of the yardstick's saturation, Tollbar / yardstick";
-            section.checks.push(Check::at_most(what, added, 1.5));
+            check_added(&mut section, what, &compared);
         }
+        all.push(compared);
     }
     let own = saturation(harness, &fleet, Target::Tollbar)?;
     section.notes.push(format!("Tollbar is saturated at {own:.0} requests a second"));
     let title = format!("each at half of its own: {:.0} and {:.0} a second", most / 2.0, own / 2.0);
-    let added = at(harness, &fleet, &mut section, title, |target| match target {
+    let compared = at(harness, &fleet, &mut section, title, |target| match target {
         Target::Yardstick => most / 2.0,
         _ => own / 2.0,
     })?;
     let what = "added p99, each at half of its own saturation, Tollbar / yardstick";
-    section.checks.push(Check::at_most(what, added, 1.5));
+    check_added(&mut section, what, &compared);
+    all.push(compared);
+    section.checks.extend(sound(&all));
     Ok(section)
 }
 
-/// Everything at fixed rates; returns Tollbar's added p99 as a multiple of the yardstick's.
+/// Tollbar's added p99 as a multiple of the yardstick's.
+fn check_added(section: &mut Section, what: &str, compared: &Compared) {
+    let added = |target| compared.added(target, p99);
+    let (tollbar, yardstick) = (added(Target::Tollbar), added(Target::Yardstick));
+    let found = multiple(tollbar, yardstick);
+    if let (None, Some(yardstick)) = (found, yardstick) {
+        section.notes.push(format!("{what}: the yardstick added {yardstick:.1} µs, so no ratio"));
+    }
+    section.checks.push(Check::at_most(what, found, 1.5));
+}
+
+/// Everything at fixed rates.
 fn at(
     harness: &Harness,
     fleet: &Fleet,
     section: &mut Section,
     title: String,
     rate: impl Fn(Target) -> f64,
-) -> Result<Option<f64>, LoadError> {
+) -> Result<Compared, LoadError> {
     let compared = harness.compare(fleet, Protocol::H1, |target| {
         Load::new(fleet.address(target), small(), Pace::Open(rate(target)), CONNECTIONS)
     })?;
@@ -63,9 +78,7 @@ fn at(
     section.notes.extend(compared.failures());
     section.notes.extend(compared.disturbances());
     section.tables.push(Table { title, ..compared.plain_table() });
-    let (tollbar, yardstick) =
-        (compared.added(Target::Tollbar, p99), compared.added(Target::Yardstick, p99));
-    Ok(tollbar.zip(yardstick).map(|(tollbar, yardstick)| tollbar / yardstick))
+    Ok(compared)
 }
 
 pub(crate) fn small() -> Request {
@@ -90,5 +103,9 @@ pub(crate) fn saturation(
         )?;
         rates.extend(sample.rate());
     }
-    Ok(median(rates).unwrap_or(1.0))
+    median(rates).filter(|rate| *rate > 0.0).ok_or_else(|| {
+        // A share of nothing would be sent, and held.
+        let cause = format!("{}: no answers when it was to be saturated", target.name());
+        LoadError::new(cause, "run the scenario `small`, which shows what fails")
+    })
 }

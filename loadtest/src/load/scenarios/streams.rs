@@ -10,7 +10,9 @@ use crate::load::fleet::{Fleet, ProviderKind, Target};
 use crate::load::measure::{Protocol, Running, Sample, sleep_until};
 use crate::load::procfs;
 use crate::load::request::Request;
-use crate::load::section::{Check, Row, Section, Table, first_p99, gap_p99};
+use crate::load::section::{Check, Row, Section, Table, first_p99, gap_p99, sound};
+use crate::load::stats::multiple;
+use crate::load::tally::Tally;
 use crate::load::yaml::{Model, Settings};
 
 const STREAMS: usize = 500;
@@ -52,6 +54,7 @@ pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadErro
         section.checks.push(Check::at_most("added p99 of the first chunk, µs", first, 1000.0));
         section.checks.push(Check::at_most("added p99 of the gap, µs", gap, 1000.0));
     }
+    section.checks.extend(sound(&[compared]));
     Ok(section)
 }
 
@@ -71,16 +74,61 @@ pub(crate) fn open(harness: &mut Harness, _: &str) -> Result<Section, LoadError>
     }
     let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
     let mut table = Table::default();
-    let mut each = Vec::new();
-    for target in [Target::Yardstick, Target::Tollbar] {
-        let (row, per_stream) = open_streams(harness, &fleet, target, count)?;
-        table.rows.push(row);
-        each.push(per_stream);
-    }
+    let yardstick = open_streams(harness, &fleet, Target::Yardstick, count)?;
+    let tollbar = open_streams(harness, &fleet, Target::Tollbar, count)?;
+    table.rows.extend([&yardstick, &tollbar].map(Opened::row));
     section.tables.push(table);
-    let ratio = each[0].zip(each[1]).map(|(yardstick, tollbar)| tollbar / yardstick);
-    section.checks.push(Check::at_most("memory per stream, Tollbar / yardstick", ratio, 1.3));
+    section.notes.extend([&yardstick, &tollbar].into_iter().flat_map(Opened::failures));
+    section.checks.extend(of_open_streams(&yardstick, &tollbar, count));
     Ok(section)
+}
+
+/// Those that are not open need no memory: few of them at one proxy are no comparison.
+fn of_open_streams(yardstick: &Opened, tollbar: &Opened, wanted: usize) -> [Check; 3] {
+    let ratio = multiple(tollbar.each(), yardstick.each());
+    let missing = wanted.saturating_sub(yardstick.streams.min(tollbar.streams));
+    [
+        Check::at_most("memory per stream, Tollbar / yardstick", ratio, 1.3),
+        Check::at_most("streams that were not open", Some(missing as f64), 0.0),
+        Check::at_most("failed requests", Some(tollbar.tally.failed() as f64), 0.0),
+    ]
+}
+
+/// What was seen when all streams were to be open.
+struct Opened {
+    target: Target,
+    streams: usize,
+    idle: Option<u64>,
+    rss: Option<u64>,
+    tally: Tally,
+}
+
+impl Opened {
+    /// Bytes of memory per stream.
+    fn each(&self) -> Option<f64> {
+        let grown = self.rss?.saturating_sub(self.idle?) as f64;
+        (self.streams > 0).then_some(grown / self.streams as f64)
+    }
+
+    fn row(&self) -> Row {
+        let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+        Row {
+            name: self.target.name().to_owned(),
+            figures: vec![
+                ("open streams", Some(self.streams as f64)),
+                ("idle RSS MiB", self.idle.map(mib)),
+                ("RSS MiB", self.rss.map(mib)),
+                ("bytes per stream", self.each()),
+                ("first p99 µs", self.tally.first.micros(99.0)),
+                ("errors", Some(self.tally.failed() as f64)),
+            ],
+        }
+    }
+
+    fn failures(&self) -> impl Iterator<Item = String> {
+        let name = self.target.name();
+        self.tally.errors.iter().map(move |(what, count)| format!("{name}: {count} × {what}"))
+    }
 }
 
 fn open_streams(
@@ -88,7 +136,7 @@ fn open_streams(
     fleet: &Fleet,
     target: Target,
     count: usize,
-) -> Result<(Row, Option<f64>), LoadError> {
+) -> Result<Opened, LoadError> {
     let pid = fleet.pid(target).unwrap_or(0);
     let idle = procfs::rss(pid);
     let request = Request::chat(SLOW, true, 300);
@@ -101,23 +149,8 @@ fn open_streams(
     let span = Span { begin, record: begin, end: full + Duration::from_secs(2) };
     let running = Running::start(&[load], Protocol::H1, span, &harness.cores.generator);
     sleep_until(full);
-    let (streams, peak) = (open.load(Relaxed), procfs::rss(pid));
-    let tally = running.join()?;
-    let grown = peak.zip(idle).map(|(peak, idle)| peak.saturating_sub(idle) as f64);
-    let each = grown.filter(|_| streams > 0).map(|grown| grown / streams as f64);
-    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
-    let row = Row {
-        name: target.name().to_owned(),
-        figures: vec![
-            ("open streams", Some(streams as f64)),
-            ("idle RSS MiB", idle.map(mib)),
-            ("RSS MiB", peak.map(mib)),
-            ("bytes per stream", each),
-            ("first p99 µs", tally.first.micros(99.0)),
-            ("errors", Some(tally.failed() as f64)),
-        ],
-    };
-    Ok((row, each))
+    let (streams, rss) = (open.load(Relaxed), procfs::rss(pid));
+    Ok(Opened { target, streams, idle, rss, tally: running.join()? })
 }
 
 /// Clients that read five chunks of a hundred, and leave.
@@ -146,4 +179,30 @@ pub(crate) fn left_behind(fleet: &Fleet) -> Result<(f64, f64), LoadError> {
     let rows = budgets["data"].as_array().cloned().unwrap_or_default();
     let held = rows.iter().filter_map(|row| row["held_usd"].as_f64()).sum();
     Ok((running, held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_open_streams_do_not_hold_for_many() {
+        let opened = |target, streams: usize, each: u64| Opened {
+            target,
+            streams,
+            idle: Some(1000),
+            rss: Some(1000 + streams as u64 * each),
+            tally: Tally::new(),
+        };
+        let yardstick = opened(Target::Yardstick, 10_000, 100);
+        let mut tollbar = opened(Target::Tollbar, 10_000, 90);
+        let holds = |tollbar: &Opened| {
+            of_open_streams(&yardstick, tollbar, 10_000).map(|check| check.holds())
+        };
+        assert_eq!(holds(&tollbar), [true, true, true]);
+        tollbar.tally.error("status 503");
+        assert_eq!(holds(&tollbar), [true, true, false]);
+        assert_eq!(holds(&opened(Target::Tollbar, 200, 90)), [true, false, true]);
+        assert_eq!(holds(&opened(Target::Tollbar, 0, 0)), [false, false, true]);
+    }
 }
