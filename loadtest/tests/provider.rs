@@ -204,6 +204,7 @@ async fn the_control_endpoint_serves_another_process() {
     client.delete(url("/__requests")).send().await.unwrap();
     let stats: Value = client.get(url("/__stats")).send().await.unwrap().json().await.unwrap();
     assert_eq!((&stats["requests"], &stats["billed"]["output_tokens"]), (&json!(0), &json!(2)));
+    assert_eq!(stats["billed_by_model"]["m"], stats["billed"]);
     let bad = client
         .post(url("/__control"))
         .json(&json!({ "scripts": [{ "statsu": 1 }] }))

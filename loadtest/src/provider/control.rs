@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::body::Paced;
 use super::record::Recorded;
 use super::script::Script;
-use super::server::Shared;
+use super::server::{Meter, Shared};
 
 /// Body of `POST /__control`. Every member is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -86,18 +86,23 @@ fn obey(shared: &Shared, order: Order) -> Value {
 }
 
 fn stats(shared: &Shared) -> Value {
-    let billed = &shared.billed;
+    let meter = |meter: &Meter| {
+        json!({
+            "requests": meter.requests.load(Relaxed),
+            "input_tokens": meter.input_tokens.load(Relaxed),
+            "output_tokens": meter.output_tokens.load(Relaxed),
+        })
+    };
+    let by_model = shared.billed_by_model.lock();
+    let by_model = by_model.iter().map(|(model, billed)| (model.clone(), meter(billed)));
     json!({
         "connections": shared.accepted.load(Relaxed),
         "open_connections": shared.open.lock().len(),
         "in_flight": shared.in_flight.load(Relaxed),
         "peak_in_flight": shared.peak_in_flight.load(Relaxed),
         "requests": shared.log.count(),
-        "billed": {
-            "requests": billed.requests.load(Relaxed),
-            "input_tokens": billed.input_tokens.load(Relaxed),
-            "output_tokens": billed.output_tokens.load(Relaxed),
-        },
+        "billed": meter(&shared.billed),
+        "billed_by_model": by_model.collect::<serde_json::Map<_, _>>(),
     })
 }
 

@@ -5,13 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::record::Entry;
-use super::server::{Busy, Shared};
+use super::server::{Busy, Meter, Shared};
 
 /// Lives as long as a request is being answered. Dropped before the answer was
 /// complete, it knows that the peer has gone.
 pub(crate) struct Guard {
     shared: Arc<Shared>,
     entry: Entry,
+    /// The model's own meter, once it is known.
+    model: Option<Arc<Meter>>,
     over: bool,
     /// Held for its drop only: the connection is busy until then.
     _busy: Busy,
@@ -19,7 +21,17 @@ pub(crate) struct Guard {
 
 impl Guard {
     pub(crate) fn new(shared: Arc<Shared>, entry: Entry, busy: Busy) -> Self {
-        Self { shared, entry, over: false, _busy: busy }
+        Self { shared, entry, model: None, over: false, _busy: busy }
+    }
+
+    /// What is delivered is this model's, too.
+    pub(crate) fn bill(&mut self, model: &str) {
+        let mut models = self.shared.billed_by_model.lock();
+        self.model = Some(Arc::clone(models.entry(model.to_owned()).or_default()));
+    }
+
+    fn meters(&self) -> impl Iterator<Item = &Meter> {
+        std::iter::once(&self.shared.billed).chain(self.model.as_deref())
     }
 
     /// The headers went out.
@@ -38,14 +50,18 @@ impl Guard {
         entry.chunks_sent += 1;
         entry.chunk_times.push(Instant::now());
         drop(entry);
-        self.shared.billed.output_tokens.fetch_add(tokens, Relaxed);
+        for meter in self.meters() {
+            meter.output_tokens.fetch_add(tokens, Relaxed);
+        }
         self.shared.log.touch();
     }
 
     /// The first body byte of a billable answer went out.
     pub(crate) fn begun(&self, input: u64) {
-        self.shared.billed.requests.fetch_add(1, Relaxed);
-        self.shared.billed.input_tokens.fetch_add(input, Relaxed);
+        for meter in self.meters() {
+            meter.requests.fetch_add(1, Relaxed);
+            meter.input_tokens.fetch_add(input, Relaxed);
+        }
     }
 
     /// Everything was handed to the connection.

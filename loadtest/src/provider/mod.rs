@@ -121,6 +121,7 @@ impl Provider {
             scripts: Mutex::new(Scripts::default()),
             keys: RwLock::new(None),
             billed: Meter::default(),
+            billed_by_model: Mutex::default(),
             accepted: AtomicU64::new(0),
             open: Mutex::default(),
             in_flight: AtomicUsize::new(0),

@@ -1,6 +1,6 @@
 //! Accepts connections and answers requests.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// Keys accepted; `None` accepts everything.
     pub(crate) keys: RwLock<Option<HashSet<String>>>,
     pub(crate) billed: Meter,
+    /// The same of each model.
+    pub(crate) billed_by_model: Mutex<BTreeMap<String, Arc<Meter>>>,
     pub(crate) accepted: AtomicU64,
     pub(crate) open: Mutex<HashMap<u64, Open>>,
     pub(crate) in_flight: AtomicUsize,
@@ -209,6 +211,7 @@ async fn handle(
         return Err(io::Error::other("the request ended early"));
     }
     let ask = Ask::read(&head, body);
+    guard.bill(&ask.model);
     let (answer, pace) = decide(&shared, &ask, seq);
     if !pace.delay.is_zero() {
         tokio::time::sleep(pace.delay).await;
