@@ -39,13 +39,19 @@ pub(crate) fn json(at: SocketAddr, path: &str, token: &str) -> Result<Value, Loa
     })
 }
 
-/// The sum of a metric over its labels.
-pub(crate) fn metric(text: &str, name: &str) -> f64 {
+/// The sum of a metric over its labels. One that isn't there is `None`: it is not zero.
+pub(crate) fn metric(text: &str, name: &str) -> Option<f64> {
+    metric_with(text, name, "")
+}
+
+/// The same over those with this label only, written `name="value"`.
+pub(crate) fn metric_with(text: &str, name: &str, label: &str) -> Option<f64> {
     let of = |line: &str| {
-        let rest = line.strip_prefix(name)?;
-        rest.starts_with([' ', '{']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        let rest = line.strip_prefix(name).filter(|rest| rest.starts_with([' ', '{']))?;
+        let (labels, value) = rest.rsplit_once(' ')?;
+        labels.contains(label).then(|| value.parse::<f64>().ok())?
     };
-    text.lines().filter_map(of).sum()
+    text.lines().filter_map(of).reduce(|sum, value| sum + value)
 }
 
 fn unchunked(body: &str) -> String {
@@ -67,7 +73,9 @@ mod tests {
     #[test]
     fn a_metric_is_summed_over_its_labels_only() {
         let text = "# HELP a_b x\na_b{c=\"1\"} 2\na_b{c=\"2\"} 3.5\na_b_total 9\na_b 1\n";
-        assert!((metric(text, "a_b") - 6.5).abs() < 1e-9);
+        assert_eq!(metric(text, "a_b"), Some(6.5));
+        assert_eq!(metric_with(text, "a_b", "c=\"2\""), Some(3.5));
+        assert_eq!((metric(text, "a"), metric_with(text, "a_b", "c=\"3\"")), (None, None));
         assert_eq!(unchunked("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), "abcde");
     }
 }

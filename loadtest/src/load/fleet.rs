@@ -77,7 +77,7 @@ pub(crate) struct Tollbar {
     pub(crate) at: Addresses,
     /// From its start until it was ready.
     pub(crate) load_time: Duration,
-    pub(crate) idle_rss: u64,
+    pub(crate) idle_rss: Option<u64>,
     binary: PathBuf,
     cores: Vec<usize>,
     // Removed after the process has ended.
@@ -193,7 +193,7 @@ impl Tollbar {
         let mut child = spawn(&binary, &cores.proxy, &scratch, "tollbar.log", false)?;
         child.wait_until(START, || is_ready(at.admin))?;
         let load_time = begun.elapsed();
-        let idle_rss = procfs::rss(child.pid()).unwrap_or(0);
+        let idle_rss = procfs::rss(child.pid());
         let cores = cores.proxy.clone();
         Ok(Self { child, at, load_time, idle_rss, binary, cores, scratch })
     }

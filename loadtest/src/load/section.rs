@@ -51,9 +51,9 @@ impl Check {
     }
 
     /// Where nothing was answered nothing was measured, and there was little that could fail.
-    pub(crate) fn answered<'a>(rounds: impl IntoIterator<Item = &'a Tally>) -> Self {
-        let empty = rounds.into_iter().filter(|tally| tally.done == 0).count();
-        Self::at_most("rounds without an answer", Some(empty as f64), 0.0)
+    pub(crate) fn answered<'a>(what: &str, all: impl IntoIterator<Item = &'a Tally>) -> Self {
+        let empty = all.into_iter().filter(|tally| tally.done == 0).count();
+        Self::at_most(&format!("{what} without an answer"), Some(empty as f64), 0.0)
     }
 
     /// What was not measured does not hold.
@@ -203,7 +203,7 @@ pub(crate) fn sound(all: &[Compared]) -> [Check; 2] {
     // Whether another gateway knows the models and keys is not for us to say.
     let ours = all.iter().flat_map(|compared| &compared.0).filter(|(t, _)| *t != Target::Other);
     let rounds = ours.flat_map(|(_, samples)| samples).map(|sample| &sample.tally);
-    [Check::at_most("failed requests", Some(failed), 0.0), Check::answered(rounds)]
+    [Check::at_most("failed requests", Some(failed), 0.0), Check::answered("rounds", rounds)]
 }
 
 pub(crate) fn p50(sample: &Sample) -> Option<f64> {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::Harness;
 use super::plain::MODEL;
 use super::rates::{saturation, small};
-use crate::load::admin::metric;
+use crate::load::admin::metric_with;
 use crate::load::engine::{Load, Pace};
 use crate::load::error::LoadError;
 use crate::load::fleet::{Fleet, ProviderKind, Target};
@@ -36,35 +36,52 @@ pub(crate) fn reload(harness: &mut Harness, _: &str) -> Result<Section, LoadErro
     let least = if harness.options.quick { 2.0 } else { 4.0 };
     harness.options.seconds = harness.options.seconds.max(least);
     let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+    let mut wanted = 0;
     for _ in 0..harness.options.rounds.max(1) {
         quiet.push(one(harness, &fleet, rate)?);
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
         let signals = std::thread::spawn(move || {
+            let mut sent = 0u64;
             while !until.load(Relaxed) {
                 sys::signal(pid, Signal::HUP);
+                sent += 1;
                 std::thread::sleep(Duration::from_secs(1));
             }
+            sent
         });
         disturbed.push(one(harness, &fleet, rate)?);
         stop.store(true, Relaxed);
-        let _ = signals.join();
+        wanted += signals.join().unwrap_or(0);
         // What is still being loaded must not fall into the next quiet round.
         std::thread::sleep(fleet.tollbar.load_time + Duration::from_secs(1));
     }
     let mut section = beside(("no reload", &quiet), ("a reload every second", &disturbed), 2.0);
-    let reloads = metric(&fleet.tollbar.metrics()?, "tollbar_config_reloads_total");
+    let reloads = reloads(&fleet.tollbar.metrics()?);
     section.notes.push(format!(
-        "{rate:.0} requests a second; {reloads:.0} reloads; starting took {:.2} s; \
+        "{rate:.0} requests a second; {:.0} reloads; starting took {:.2} s; \
          gateway and reload share one core",
+        reloads.unwrap_or(f64::NAN),
         fleet.tollbar.load_time.as_secs_f64()
     ));
-    section.checks.push(Check::at_most(
-        "no reload at all (1: none)",
-        Some(f64::from(reloads < 1.0)),
-        0.0,
-    ));
+    section.checks.extend(of_reloads(reloads, wanted));
     Ok(section)
+}
+
+/// Those that took the new configuration: one that is refused costs little.
+pub(crate) fn reloads(metrics: &str) -> Option<f64> {
+    metric_with(metrics, "tollbar_config_reloads_total", "result=\"ok\"")
+}
+
+/// One a second was wanted. A signal that comes while another waits is the same one, so a few
+/// may be missing.
+fn of_reloads(reloads: Option<f64>, wanted: u64) -> [Check; 2] {
+    let missing = reloads.map(|reloads| 1.0 - reloads / wanted as f64);
+    let none = reloads.map(|reloads| f64::from(reloads < 1.0));
+    [
+        Check::at_most("no reload at all (1: none)", none, 0.0),
+        Check::at_most("reloads missing, of one a second", missing, 0.25),
+    ]
 }
 
 /// Half of the slow clients send half a head, half of them half a body.
@@ -138,9 +155,31 @@ fn beside(quiet: (&str, &[Sample]), disturbed: (&str, &[Sample]), at_most: f64) 
     let slower = ratio(&each(disturbed.1, p99), &each(quiet.1, p99));
     section.checks.push(Check::at_most("p99 disturbed / alone", slower, at_most));
     section.checks.push(Check::at_most("failed requests", Some(failed(disturbed.1)), 0.0));
+    let rounds = quiet.1.iter().chain(disturbed.1).map(|sample| &sample.tally);
+    section.checks.push(Check::answered("rounds", rounds));
     section
 }
 
 fn failed(samples: &[Sample]) -> f64 {
     samples.iter().map(|sample| sample.tally.failed() as f64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reloads_that_were_refused_are_none() {
+        let holds = |ok: u64, refused: u64, wanted| {
+            let name = "tollbar_config_reloads_total";
+            let text =
+                format!("{name}{{result=\"ok\"}} {ok}\n{name}{{result=\"refused\"}} {refused}\n");
+            of_reloads(reloads(&text), wanted).map(|check| check.holds())
+        };
+        assert_eq!(holds(17, 0, 18), [true, true]);
+        assert_eq!(holds(1, 17, 18), [true, false]);
+        assert_eq!(holds(0, 18, 18), [false, false]);
+        assert_eq!(of_reloads(reloads(""), 18).map(|check| check.holds()), [false, false]);
+        assert!(!of_reloads(Some(0.0), 0)[1].holds());
+    }
 }

@@ -28,13 +28,14 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
     })?;
     let mut section = described(&compared);
     let metrics = fleet.tollbar.metrics()?;
-    let of_all =
-        |name| metric(&metrics, name) / metric(&metrics, "tollbar_requests_total").max(1.0);
+    let requests = metric(&metrics, "tollbar_requests_total");
+    let of_all = |name| Some(metric(&metrics, name)? / requests?);
     let (attempts, fallbacks) =
         (of_all("tollbar_attempts_total"), of_all("tollbar_fallbacks_total"));
+    let attempts = attempts.unwrap_or(f64::NAN);
     section.notes.push(format!("{attempts:.2} attempts for each answer"));
-    let away = (fallbacks - 0.3).abs();
-    section.checks.push(Check::at_most("answers after a refusal, away from 0.3", Some(away), 0.03));
+    let away = fallbacks.map(|fallbacks| (fallbacks - 0.3).abs());
+    section.checks.push(Check::at_most("answers after a refusal, away from 0.3", away, 0.03));
     section.notes.push("direct and yardstick: one attempt each, none refused".to_owned());
     Ok(section)
 }

@@ -72,10 +72,10 @@ pub(crate) fn run(harness: &mut Harness, name: &str) -> Result<Section, LoadErro
         section.checks.push(Check::at_most("CPU per request, Tollbar / yardstick", ratio, limit));
     }
     if name.starts_with("body-2m") {
-        let idle = fleet.tollbar.idle_rss as f64;
         let peak = compared.median(Target::Tollbar, |s| s.peak_rss.map(|bytes| bytes as f64));
         let in_flight = (shape.connections * shape.request.body_len()) as f64;
-        let ratio = peak.map(|peak| (peak - idle) / in_flight);
+        let both = peak.zip(fleet.tollbar.idle_rss);
+        let ratio = both.map(|(peak, idle)| (peak - idle as f64) / in_flight);
         section.checks.push(Check::at_most("(peak RSS − idle RSS) / bytes in flight", ratio, 2.2));
     }
     Ok(section)

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::Harness;
+use super::disturbed::reloads;
 use super::streams::left_behind;
 use crate::load::admin::metric;
 use crate::load::engine::{Load, Pace, Span};
@@ -24,6 +26,8 @@ const PLAIN: &str = "sim-plain";
 const STREAM: &str = "sim-stream+chunks=50+gap=20ms";
 const LEFT: &str = "sim-left+chunks=100+gap=20ms";
 const FAILING: &str = "sim-failing+status=500";
+/// What the traffic of that model is called.
+const FAILS: &str = "failing";
 const SAMPLE: Duration = Duration::from_secs(5);
 const RELOAD: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(4);
@@ -69,18 +73,20 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
     hold("requests still in flight", Some(after.in_flight), 0.0);
     hold("money still held, USD", Some(after.held), 0.0);
     hold("requests still running", Some(left_behind(&fleet)?.0), 0.0);
-    let unexpected = tallies.iter().filter(|(name, _)| *name != "failing");
     hold(
         "failed requests, but for the failing model's",
-        Some(unexpected.map(|(_, t)| t.failed() as f64).sum()),
+        Some(tallies.iter().map(|(name, tally)| unexpected(name, tally) as f64).sum()),
         0.0,
     );
-    let reloads = metric(&fleet.tollbar.metrics()?, "tollbar_config_reloads_total");
+    let answered = tallies.iter().filter(|(name, _)| *name != FAILS);
+    section.checks.push(Check::answered("kinds of requests", answered.map(|(_, tally)| tally)));
+    let reloads = reloads(&fleet.tollbar.metrics()?).unwrap_or(f64::NAN);
     section.notes.push(format!("{reloads:.0} reloads"));
     for (name, tally) in &tallies {
         section.notes.extend(tally.errors.iter().map(|(what, n)| format!("{name}: {n} × {what}")));
     }
-    books(&fleet, &mut section)?;
+    let spend = fleet.tollbar.admin_json("/spend?group_by=model,outcome")?;
+    books(&fleet.provider_stats()?, &spend, &mut section);
     Ok(section)
 }
 
@@ -121,19 +127,26 @@ fn mix(to: SocketAddr) -> Vec<(&'static str, Load)> {
         ("plain", load(PLAIN, false, Pace::Open(400.0), 32)),
         ("streams", load(STREAM, true, Pace::Closed, 60)),
         ("leaving", Load { leave_after: Some(8), ..load(LEFT, true, Pace::Closed, 8) }),
-        ("failing", load(FAILING, false, Pace::Open(20.0), 8)),
+        (FAILS, load(FAILING, false, Pace::Open(20.0), 8)),
     ]
 }
 
+/// The failing model's answers are failures, but answers.
+fn unexpected(name: &str, tally: &Tally) -> u64 {
+    let expected = |what: &str| name == FAILS && what.starts_with("status 5");
+    tally.errors.iter().filter(|(what, _)| !expected(what)).map(|(_, count)| count).sum()
+}
+
+/// What can't be read is no number: nothing would hold at the end.
 fn moment(fleet: &Fleet, at: Duration) -> Result<Moment, LoadError> {
     let pid = fleet.tollbar.child.pid();
     let in_flight = metric(&fleet.tollbar.metrics()?, "tollbar_inflight");
     Ok(Moment {
         at,
-        rss: procfs::rss(pid).unwrap_or(0) as f64 / MIB,
-        descriptors: procfs::descriptors(pid).unwrap_or(0) as f64,
+        rss: procfs::rss(pid).map_or(f64::NAN, |bytes| bytes as f64 / MIB),
+        descriptors: procfs::descriptors(pid).map_or(f64::NAN, |count| count as f64),
         held: left_behind(fleet)?.1,
-        in_flight,
+        in_flight: in_flight.unwrap_or(f64::NAN),
     })
 }
 
@@ -179,36 +192,96 @@ fn course(before: &Moment, moments: &[Moment], after: &Moment) -> Table {
 }
 
 /// Every request that reached the provider is a row of the ledger, with its tokens.
-fn books(fleet: &Fleet, section: &mut Section) -> Result<(), LoadError> {
-    let stats = fleet.provider_stats()?;
-    let spend = fleet.tollbar.admin_json("/spend?group_by=model,outcome")?;
+fn books(stats: &Value, spend: &Value, section: &mut Section) {
     let rows = spend["data"].as_array().cloned().unwrap_or_default();
-    let sum = |member: &str, leaving: bool| -> f64 {
-        let wanted = |row: &&serde_json::Value| (row["model"] == LEFT) == leaving;
-        rows.iter().filter(wanted).filter_map(|row| row[member].as_f64()).sum()
+    let of = |member: &str, wanted: &dyn Fn(&Value) -> bool| -> f64 {
+        rows.iter().filter(|row| wanted(row)).filter_map(|row| row[member].as_f64()).sum()
     };
-    let both = |member: &str| sum(member, false) + sum(member, true);
-    let served = stats["requests"].as_f64().unwrap_or(f64::NAN);
+    let booked = |member: &str| of(member, &|_| true);
+    let served = stats["requests"].as_f64();
     let billed = |member: &str| stats["billed"][member].as_f64().unwrap_or(f64::NAN);
     section.notes.push(format!(
-        "the provider got {served:.0} requests and billed {:.0} input and {:.0} output tokens; \
+        "the provider got {:.0} requests and billed {:.0} input and {:.0} output tokens; \
          the ledger has {:.0} attempts, {:.0} and {:.0}; input tokens are shown, not checked",
+        served.unwrap_or(f64::NAN),
         billed("input_tokens"),
         billed("output_tokens"),
-        both("attempts"),
-        both("input_tokens"),
-        both("output_tokens"),
+        booked("attempts"),
+        booked("input_tokens"),
+        booked("output_tokens"),
     ));
-    let mut hold = |what: &str, found: f64, at_most: f64| {
-        section.checks.push(Check::at_most(what, Some(found), at_most));
+    let mut hold = |what: &str, found: Option<f64>| {
+        section.checks.push(Check::at_most(what, found, 0.0));
     };
     hold(
         "requests that provider and ledger disagree about",
-        (served - both("attempts")).abs(),
-        0.0,
+        served.map(|served| (served - booked("attempts")).abs()),
     );
-    // More is no loss: a stream that was left is estimated, never below what was sent.
-    let short = billed("output_tokens") - both("output_tokens");
-    hold("output tokens billed and not in the ledger", short.max(0.0), 0.0);
-    Ok(())
+    // More is no loss: a stream that was left is estimated, never below what was sent. But what is
+    // estimated for one model makes up for nothing that another one lost.
+    let short = |(model, billed): (&String, &Value)| {
+        let booked = of("output_tokens", &|row| row["model"] == model.as_str());
+        Some((billed["output_tokens"].as_f64()? - booked).max(0.0))
+    };
+    let models = stats["billed_by_model"].as_object().filter(|models| !models.is_empty());
+    hold(
+        "output tokens billed and not in the ledger",
+        models.and_then(|models| models.iter().map(short).sum()),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn holds(stats: Value, spend: Value) -> Vec<bool> {
+        let mut section = Section::default();
+        books(&stats, &spend, &mut section);
+        section.checks.iter().map(Check::holds).collect()
+    }
+
+    fn stats() -> Value {
+        let of = |tokens: u64| json!({ "output_tokens": tokens });
+        json!({
+            "requests": 3,
+            "billed": of(70),
+            "billed_by_model": { PLAIN: of(20), LEFT: of(50), FAILING: of(0) },
+        })
+    }
+
+    fn spend(plain: u64, left: u64) -> Value {
+        let row =
+            |model, tokens: u64| json!({ "model": model, "attempts": 1, "output_tokens": tokens });
+        json!({ "data": [row(PLAIN, plain), row(LEFT, left), row(FAILING, 0)] })
+    }
+
+    #[test]
+    fn the_failing_model_still_has_to_answer() {
+        let mut tally = Tally::new();
+        tally.error("status 502");
+        assert_eq!((unexpected(FAILS, &tally), unexpected("plain", &tally)), (0, 1));
+        tally.error("not ended within the grace");
+        assert_eq!(unexpected(FAILS, &tally), 1);
+    }
+
+    #[test]
+    fn an_estimate_makes_up_for_no_tokens_of_another_model() {
+        assert_eq!(holds(stats(), spend(20, 60)), [true, true]);
+        assert_eq!(holds(stats(), spend(20, 49)), [true, false]);
+        assert_eq!(holds(stats(), spend(19, 60)), [true, false]);
+    }
+
+    #[test]
+    fn a_counter_that_is_missing_does_not_hold() {
+        assert_eq!(holds(json!({}), spend(20, 60)), [false, false]);
+        assert_eq!(holds(stats(), json!({ "error": "busy" })), [false, false]);
+        let mut nameless = stats();
+        nameless["billed_by_model"][PLAIN] = json!({});
+        assert_eq!(holds(nameless, spend(20, 60)), [true, false]);
+        let mut empty = stats();
+        empty["billed_by_model"] = json!({});
+        assert_eq!(holds(empty, spend(20, 60)), [true, false]);
+    }
 }

@@ -176,13 +176,20 @@ pub(crate) fn left_behind(fleet: &Fleet) -> Result<(f64, f64), LoadError> {
     let status = fleet.tollbar.admin_json("/status")?;
     let running = status["requests_running"].as_f64().unwrap_or(f64::NAN);
     let budgets = fleet.tollbar.admin_json("/budgets")?;
-    let rows = budgets["data"].as_array().cloned().unwrap_or_default();
-    let held = rows.iter().filter_map(|row| row["held_usd"].as_f64()).sum();
-    Ok((running, held))
+    Ok((running, held(&budgets)))
+}
+
+/// What all budgets hold; no number where they, or one of them, don't say.
+fn held(budgets: &serde_json::Value) -> f64 {
+    let rows = budgets["data"].as_array().filter(|rows| !rows.is_empty());
+    let held = |row: &serde_json::Value| row["held_usd"].as_f64();
+    rows.and_then(|rows| rows.iter().map(held).sum::<Option<f64>>()).unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -204,5 +211,16 @@ mod tests {
         assert_eq!(holds(&tollbar), [true, true, false]);
         assert_eq!(holds(&opened(Target::Tollbar, 200, 90)), [true, false, true]);
         assert_eq!(holds(&opened(Target::Tollbar, 0, 0)), [false, false, true]);
+    }
+
+    #[test]
+    fn what_no_budget_tells_is_not_nothing() {
+        let holds = |budgets| Check::at_most("money", Some(held(&budgets)), 0.0).holds();
+        assert!(holds(json!({ "data": [{ "held_usd": 0.0 }, { "held_usd": 0 }] })));
+        assert!(!holds(json!({ "data": [{ "held_usd": 0.01 }] })));
+        assert!(!holds(json!({ "data": [{ "held_usd": 0.0 }, { "held": 0.01 }] })));
+        for nothing in [json!({ "data": [] }), json!({}), json!({ "error": "no such budget" })] {
+            assert!(!holds(nothing));
+        }
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn run(harness: &mut Harness, _: &str) -> Result<Section, LoadError> 
     hold("failed or broken streams", streams.failed() as f64);
     hold("the old process still runs (1: it does)", f64::from(!ended));
     hold("the new process doesn't serve (1: it doesn't)", f64::from(!serves));
+    section.checks.push(Check::answered("kinds of requests", [&plain, &streams]));
     Ok(section)
 }
 
