@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) per_key: bool,
     /// Tokens that fit the models. A body with more bytes than this is counted by a tokenizer.
     pub(crate) context_window: u64,
+    /// How long clients may take for a head, and between two reads; `None`: the usual.
+    pub(crate) patience: Option<Duration>,
     /// More lines at the top level.
     pub(crate) more: String,
 }
@@ -62,19 +65,28 @@ impl Settings {
             models,
             per_key: true,
             context_window: WIDE,
+            patience: None,
             more: String::new(),
         }
     }
 
     /// The configuration file.
     pub(crate) fn yaml(&self, at: Addresses) -> String {
+        let patience = self.patience.map(|time| {
+            let seconds = time.as_secs();
+            format!(", header_timeout: {seconds}s, idle_timeout: {seconds}s")
+        });
         let mut text = format!(
             "listeners: [ {{ address: \"{}\" }} ]\n\
              admin: {{ address: \"{}\", token: {ADMIN_TOKEN} }}\n\
              state: {{ path: tollbar.db }}\n\
-             server: {{ threads: 1, max_buffered_bytes: 4096MiB, drain: 60s }}\n\
+             server: {{ threads: 1, max_buffered_bytes: 4096MiB, drain: 60s{} }}\n\
              providers:\n  p: {{ dialect: openai, base_url: \"http://{}/v1\", api_key: sk-load }}\n{}",
-            at.data, at.admin, at.provider, self.more
+            at.data,
+            at.admin,
+            patience.unwrap_or_default(),
+            at.provider,
+            self.more
         );
         text += "models:\n";
         for model in &self.models {

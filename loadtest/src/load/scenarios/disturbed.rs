@@ -1,6 +1,6 @@
 //! What others feel of a reload, and of clients that misbehave.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,6 +23,7 @@ use crate::load::yaml::{Model, Settings};
 
 const LOAD: f64 = 0.7;
 const SLOW_CLIENTS: usize = 5000;
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// SIGHUP every second, with 100,000 keys.
 pub(crate) fn reload(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
@@ -86,26 +87,38 @@ fn of_reloads(reloads: Option<f64>, wanted: u64) -> [Check; 2] {
 
 /// Half of the slow clients send half a head, half of them half a body.
 pub(crate) fn slow_clients(harness: &mut Harness, _: &str) -> Result<Section, LoadError> {
-    let settings = Settings::all_controls(vec![Model::same(MODEL)]);
+    let mut settings = Settings::all_controls(vec![Model::same(MODEL)]);
+    // However long a round lasts, they are to be there to its end.
+    settings.patience = Some(PATIENCE);
     let fleet = harness.fleet(ProviderKind::Quick, &settings)?;
     let rate = saturation(harness, &fleet, Target::Tollbar)? * 0.5;
     let count = SLOW_CLIENTS.min(harness.open_files.saturating_sub(500) as usize);
     let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+    let mut there = count;
     for _ in 0..harness.options.rounds.max(1) {
         quiet.push(one(harness, &fleet, rate)?);
         let slow = connect(fleet.tollbar.at.data, count);
         // Not how fast they are accepted is measured, but what they cost while they are there.
         std::thread::sleep(Duration::from_secs(1));
         disturbed.push(one(harness, &fleet, rate)?);
+        there = there.min(slow.iter().filter(|stream| is_waiting(stream)).count());
         drop(slow);
         std::thread::sleep(Duration::from_millis(500));
     }
     let mut section = beside(("alone", &quiet), ("beside slow clients", &disturbed), 1.5);
-    section.notes.push(format!("{rate:.0} requests a second; {count} slow clients"));
+    section.notes.push(format!("{rate:.0} requests a second; {there} slow clients"));
+    let gone = Some((count - there) as f64);
+    section.checks.push(Check::at_most("slow clients that were not there to the end", gone, 0.0));
     Ok(section)
 }
 
-/// Connections that never get to the end of a request.
+/// Open, and without an answer: the gateway still waits for the rest.
+fn is_waiting(stream: &TcpStream) -> bool {
+    let seen = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Connections that never get to the end of a request; fewer where no more are taken.
 fn connect(to: SocketAddr, count: usize) -> Vec<TcpStream> {
     const HEAD: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer tb-load-0000000\r\ncontent-type: application/json\r\ncontent-length: 400\r\n\r\n{\"model\":\"sim-small\",";
     let mut all = Vec::with_capacity(count);
@@ -166,6 +179,8 @@ fn failed(samples: &[Sample]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -181,5 +196,21 @@ mod tests {
         assert_eq!(holds(0, 18, 18), [false, false]);
         assert_eq!(of_reloads(reloads(""), 18).map(|check| check.holds()), [false, false]);
         assert!(!of_reloads(Some(0.0), 0)[1].holds());
+    }
+
+    #[test]
+    fn slow_clients_are_those_that_wait() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut clients = connect(listener.local_addr().unwrap(), 3);
+        let mut accepted = (0..3).map(|_| listener.accept().unwrap().0);
+        let _waiting = accepted.next();
+        let mut answered = accepted.next().unwrap();
+        answered.write_all(b"HTTP/1.1 408 Request Timeout\r\n").unwrap();
+        drop(accepted.next());
+        for client in &mut clients[1..] {
+            // Until it has come.
+            let _ = client.peek(&mut [0]);
+        }
+        assert_eq!(clients.iter().map(is_waiting).collect::<Vec<_>>(), [true, false, false]);
     }
 }
