@@ -20,6 +20,7 @@ mod problem;
 mod providers;
 mod read;
 mod resolve;
+mod roots;
 pub mod snapshot;
 mod suggest;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::file::{self, File};
 use super::problem::{Place, Report};
 use super::read::At;
 use super::resolve::{missing, scope, timeout};
+use super::roots::Known;
 use super::snapshot::{Http2, OnDisconnect, Provider};
 use super::text::Texts;
 use crate::catalog;
@@ -26,11 +27,14 @@ const RESERVED: [&str; 9] = [
     "accept-encoding",
 ];
 
+/// `old` are the providers of the configuration in force.
 pub(crate) fn resolve(
     file: &File,
     texts: Texts<'_>,
+    old: Option<&AHashMap<String, Arc<Provider>>>,
     report: &mut Report,
 ) -> AHashMap<String, Arc<Provider>> {
+    let mut known = Known::of(old.into_iter().flat_map(|old| old.values()));
     let named = file.providers.as_ref().map(|p| p.0.as_slice()).unwrap_or_default();
     let mut out = AHashMap::new();
     for (name, at) in named {
@@ -40,7 +44,7 @@ pub(crate) fn resolve(
             let fix = "Use letters, digits, `-`, `_` and `.` only";
             report.problem(&at.place, "not a name for a provider", fix);
         }
-        if let Some(provider) = provider(name, &at.value, texts, report) {
+        if let Some(provider) = provider(name, &at.value, texts, &mut known, report) {
             out.insert(name.clone(), Arc::new(provider));
         }
     }
@@ -51,6 +55,7 @@ fn provider(
     name: &str,
     written: &file::Provider,
     texts: Texts<'_>,
+    known: &mut Known,
     report: &mut Report,
 ) -> Option<Provider> {
     let place = &written.place;
@@ -63,7 +68,7 @@ fn provider(
     let url = written.base_url.as_ref().and_then(|raw| base_url(raw, texts, report));
     let api_key = written.api_key.as_ref().and_then(|raw| api_key(raw, name, texts, report));
     let headers = headers(written, texts, report);
-    let ca_file = written.ca_file.as_ref().and_then(|raw| ca_file(raw, texts, report));
+    let roots = written.ca_file.as_ref().and_then(|raw| known.read(raw, texts, report));
     let scope = scope(written.limits.as_ref(), written.budgets.as_deref(), report);
     let connect_timeout = timeout(written.connect_timeout.as_ref(), 5, report);
     let read_timeout = timeout(written.read_timeout.as_ref(), 300, report);
@@ -87,7 +92,7 @@ fn provider(
         connect_timeout,
         read_timeout,
         http2: written.http2.unwrap_or(Http2::Auto),
-        ca_file,
+        roots,
         on_disconnect: written.on_disconnect.unwrap_or(OnDisconnect::Cancel),
         passthrough_unmetered: unmetered,
         scope,
@@ -218,15 +223,6 @@ fn headers(
         }
     }
     out
-}
-
-fn ca_file(raw: &At<String>, texts: Texts<'_>, report: &mut Report) -> Option<std::path::PathBuf> {
-    let (path, content) = texts.file(raw, report)?;
-    if !content.contains("BEGIN CERTIFICATE") {
-        let message = format!("{} has no certificate", path.display());
-        report.problem(&raw.place, message, "Name a PEM file of root certificates");
-    }
-    Some(path)
 }
 
 fn unmetered(written: &file::Provider, report: &mut Report) -> Vec<String> {

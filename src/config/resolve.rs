@@ -34,7 +34,8 @@ pub(crate) fn snapshot(file: &File, input: Input<'_>, report: &mut Report) -> Op
     let listeners = listeners(file, texts, report);
     let admin = admin(file, texts, report);
     check::addresses(&listeners, &admin, report);
-    let providers = providers::resolve(file, texts, report);
+    let old = input.old.map(|old| &old.providers);
+    let providers = providers::resolve(file, texts, old, report);
     let catalog = prices::catalog(file, texts, &providers, report);
     let tiers = check::tiers(file.tiers.as_deref(), report);
     let places = models::Places { file, providers: &providers, catalog: &catalog, tiers: &tiers };

@@ -9,9 +9,11 @@ pub use crate::scope::*;
 use crate::secret::Secret;
 use crate::units::{Dialect, Tier};
 use ahash::AHashMap;
+use rustls_pki_types::CertificateDer;
+use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Everything the configuration file says, ready to be used.
@@ -161,8 +163,8 @@ pub struct Provider {
     pub read_timeout: Duration,
     /// Which HTTP version to speak.
     pub http2: Http2,
-    /// PEM file of the roots to trust for this provider, instead of the system's.
-    pub ca_file: Option<PathBuf>,
+    /// The roots to trust for this provider, instead of the system's.
+    pub roots: Option<Arc<Roots>>,
     /// What to do with the upstream when a client leaves.
     pub on_disconnect: OnDisconnect,
     /// Passthrough paths that are allowed although they cannot be metered.
@@ -177,6 +179,18 @@ impl Provider {
     pub fn name_credential(provider: &str, api_key: Option<&Secret>) -> String {
         format!("{provider}#{}", api_key.map(Secret::fingerprint).unwrap_or_default())
     }
+}
+
+/// Roots of trust, as a provider's `ca_file` had them when the configuration was loaded.
+#[derive(Debug)]
+pub struct Roots {
+    /// SHA-256 of the file's content: other roots are others wherever they are from.
+    pub hash: [u8; 32],
+    /// At least one. The TLS library takes each of them.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The same as the edge needs them for a connection, which only the edge knows: made there
+    /// once. `None`: they can't be made.
+    pub prepared: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
 }
 
 /// Whether HTTP/2 is spoken with a provider.

@@ -76,10 +76,14 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         begin(gateway, call, next, (pledge, held.clamped), Instant::now());
         let left = call.deadline.saturating_duration_since(Instant::now());
         let within = provider.connect_timeout.min(left);
-        match gateway.resolver.resolve(&provider.host, provider.port, within).await {
-            Ok(address) => return peer(&provider, address, call),
-            Err(error) => {
-                let why = format!("`{}` doesn't resolve: {error}", provider.host);
+        let address = gateway.resolver.resolve(&provider.host, provider.port, within).await;
+        let peer = match address {
+            Ok(address) => peer(&provider, address, call),
+            Err(error) => Err(format!("`{}` doesn't resolve: {error}", provider.host)),
+        };
+        match peer {
+            Ok(peer) => return Ok(peer),
+            Err(why) => {
                 fail(gateway, exchange, Failure::Connect(why));
                 if exchange.client_gone {
                     return Err(Reject::new(Reason::InternalError, "the client has left"));

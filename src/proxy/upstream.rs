@@ -6,7 +6,6 @@ use super::exchange::{BodyFields, Call, Exchange};
 use super::trust;
 use crate::config::snapshot::{Http2, Provider, Target};
 use crate::plan::Candidate;
-use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
 use crate::units::Dialect;
 use crate::wire::multipart;
@@ -156,11 +155,15 @@ const H2_STREAMS: u16 = 100;
 /// connection may have: a client that doesn't read is in nobody else's way.
 const H2_WINDOW: u32 = 256 * 1024;
 
+/// Where and how to connect for the running attempt.
+///
+/// # Errors
+/// Why this provider can't be connected to, in words for the client. Others may do.
 pub fn peer(
     provider: &Provider,
     address: std::net::SocketAddr,
     call: &Call,
-) -> Result<HttpPeer, Reject> {
+) -> Result<HttpPeer, String> {
     // An empty SNI would switch certificate checks off in Pingora: the host is never empty.
     let mut peer = HttpPeer::new(address, provider.tls, provider.host.clone());
     let left = call.deadline.saturating_duration_since(Instant::now());
@@ -184,15 +187,16 @@ pub fn peer(
     // shares its connection, and may have to wait for room all the same.
     let fits = call.body.len() <= SOCKET_BUFFER && options.alpn == ALPN::H1;
     options.write_timeout = (!fits).then_some(provider.read_timeout);
-    if let Some(file) = &provider.ca_file {
-        options.ca =
-            Some(trust::roots(file).map_err(|why| Reject::new(Reason::InternalError, why))?);
+    if let Some(roots) = &provider.roots {
+        let name = &provider.name;
+        let unusable = || format!("the roots in the ca_file of `{name}` can't be used");
+        options.ca = Some(trust::roots(roots).ok_or_else(unusable)?);
     }
     // Connections are never shared between providers, nor between sets of trusted roots.
     let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
     hasher.write(provider.name.as_bytes());
     hasher.write_u8(0);
-    hasher.write(provider.ca_file.as_ref().map_or(&[], |file| file.as_os_str().as_encoded_bytes()));
+    hasher.write(hash_of_roots(provider));
     if call.stale > 0 {
         // Where one pooled connection was dead others may be: this one is new.
         static NEW: AtomicU64 = AtomicU64::new(1);
@@ -210,9 +214,14 @@ pub fn has_moved(gateway: &Gateway, exchange: &Exchange) -> bool {
     let newest = gateway.live.peek();
     newest.providers.get(&old.name).is_none_or(|new| {
         !Arc::ptr_eq(new, old)
-            && (new.tls, &new.host, new.port, &new.ca_file)
-                != (old.tls, &old.host, old.port, &old.ca_file)
+            && (new.tls, &new.host, new.port, hash_of_roots(new))
+                != (old.tls, &old.host, old.port, hash_of_roots(old))
     })
+}
+
+/// Tells one set of trusted roots from another. Empty for the system's.
+fn hash_of_roots(provider: &Provider) -> &[u8] {
+    provider.roots.as_ref().map_or(&[], |roots| &roots.hash)
 }
 
 /// The header of the upstream request, built anew: nothing of the client's goes through unless

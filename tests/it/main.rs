@@ -39,6 +39,7 @@ mod state_failures;
 mod streams;
 mod support;
 mod systemd;
+mod trust;
 mod upgrade;
 mod waiting;
 mod warm;

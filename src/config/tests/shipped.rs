@@ -1,7 +1,8 @@
 //! The files in conf/ load.
 
-use super::super::{candidates, file, plan};
+use super::super::{Snapshot, candidates, file, plan};
 use super::*;
+use std::sync::Arc;
 
 const REFERENCE: &str = include_str!("../../../conf/reference.yaml");
 const CERT: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
@@ -29,7 +30,7 @@ fn everything() -> Fake {
         .var("TOLLBAR_DEMO_KEY_HASH", &"cd".repeat(32))
         .file("/etc/tollbar/tls.crt", &cert)
         .file("/etc/tollbar/tls.key", &key)
-        .file("/etc/tollbar/roots.pem", CERT)
+        .file("/etc/tollbar/roots.pem", &cert)
         .file("/etc/tollbar/anthropic.key", "sk-three\n")
         .file(
             "/etc/tollbar/prices.yaml",
@@ -51,6 +52,48 @@ fn the_reference_loads_without_a_warning() {
     let key = snapshot.keys.iter().next().unwrap();
     assert_eq!(key.metadata, r#"{"app":"storefront"}"#);
     assert!(key.models.allows("small") && !key.models.allows("large"));
+}
+
+#[test]
+fn every_root_of_a_ca_file_can_be_used() {
+    let (root, other) = (certificate().0, certificate().0);
+    let bad = [
+        ("", "has no certificate"),
+        ("BEGIN CERTIFICATE", "has no certificate"),
+        (&root[..root.len() / 2], "at its certificate 1"),
+        (CERT, "that can't be read, its number 1"),
+        (&format!("{root}{CERT}{root}"), "that can't be read, its number 2"),
+        (&format!("{root}{}", other.replace('\n', "\n!")), "at its certificate 2"),
+    ];
+    for (content, part) in bad {
+        let error = load(REFERENCE, &everything().file("/etc/tollbar/roots.pem", content));
+        let problems = error.unwrap_err().problems;
+        assert_eq!(problems.len(), 1, "{part}: {problems:?}");
+        assert_eq!(problems[0].path, "providers.openai.ca_file");
+        assert!(problems[0].message.contains("/etc/tollbar/roots.pem"), "{}", problems[0]);
+        assert!(problems[0].message.contains(part), "{}", problems[0]);
+    }
+}
+
+#[test]
+fn one_ca_file_is_one_set_of_roots() {
+    let old = "base_url: \"http://127.0.0.1:11434/v1\" }";
+    assert!(REFERENCE.contains(old));
+    let two = REFERENCE.replace(old, &old.replace(" }", ", ca_file: roots.pem }"));
+    let (pem, other) = (certificate().0, certificate().0);
+    let reload = |pem: &str, old: Option<&Snapshot>| {
+        let files = everything().file("/etc/tollbar/roots.pem", pem);
+        let loaded = load_text(&two, "tollbar.yaml", Path::new("/etc/tollbar"), &files, old);
+        loaded.unwrap_or_else(|e| panic!("{e}")).snapshot
+    };
+    let roots = |snapshot: &Snapshot, name: &str| snapshot.providers[name].roots.clone().unwrap();
+    let first = reload(&pem, None);
+    let shared = roots(&first, "openai");
+    assert_eq!(shared.certificates.len(), 1);
+    assert!(Arc::ptr_eq(&shared, &roots(&first, "local")));
+    assert!(Arc::ptr_eq(&shared, &roots(&reload(&pem, Some(&first)), "local")), "read again");
+    // Other roots in the same place are others.
+    assert_ne!(shared.hash, roots(&reload(&other, Some(&first)), "local").hash);
 }
 
 /// A renewal that was seen half done: no reload may take it for good.
