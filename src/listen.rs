@@ -168,9 +168,10 @@ where
     let mut session = ServerSession::new_http1(Box::new(Gather::new(stream, patience.read)));
     session.set_keepalive((!*shutdown.borrow()).then_some(KEEP_ALIVE));
     session.set_pipelining_enabled(true);
-    session.set_connection_user_context(Some(Box::new(mark.clone())));
     let mut header_by = Instant::now() + patience.header;
     loop {
+        mark.expect_header();
+        session.set_connection_user_context(Some(Box::new(mark.clone())));
         let request = app.process_new_http(session, &shutdown);
         let next = tokio::select! {
             next = request => next,

@@ -7,6 +7,7 @@ pub mod reports;
 
 use crate::config::snapshot::{OnFailure, Snapshot, Target};
 use crate::plan::health::View;
+use crate::proxy::ConnectionMark;
 use crate::reload::Outcome;
 use crate::reloader::Reloader;
 use crate::secret::sha256;
@@ -324,6 +325,11 @@ fn build(status: u16, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
 #[async_trait]
 impl ServeHttp for AdminApi {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        // The header is there: from now on it takes as long as it takes.
+        let given = session.take_connection_user_context();
+        if let Some(Ok(mark)) = given.map(|given| given.downcast::<ConnectionMark>()) {
+            mark.arrived();
+        }
         let answer = self.answer(session).await;
         // What nobody has read yet goes, so that the connection stays usable.
         session.set_total_drain_timeout(Some(std::time::Duration::from_secs(1)));

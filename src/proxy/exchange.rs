@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// What a request tells the connection it came on.
+/// What a request tells the connection it came on, which gives it to each in turn.
 #[derive(Clone, Default)]
 pub struct ConnectionMark(Arc<Connection>);
 

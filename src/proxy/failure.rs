@@ -150,10 +150,8 @@ pub async fn rescue(session: &mut Session, exchange: &Exchange) {
     }
     let empty = ServerSession::new_custom(Box::new(()));
     let real = std::mem::replace(&mut *session.downstream_session, empty);
-    let mut settings = HttpPersistentSettings::for_session(&real);
-    settings.set_user_context(Box::new(mark.clone()));
+    let settings = HttpPersistentSettings::for_session(&real);
     if let Ok(Some(stream)) = real.finish().await {
-        mark.expect_header();
         mark.rescue(ReusedHttpStream::from_reusable_stream(stream, settings));
     }
 }

@@ -297,17 +297,6 @@ impl ProxyHttp for Edge {
         }
     }
 
-    fn persist_connection_context(
-        &self,
-        _: &Session,
-        exchange: &Self::CTX,
-    ) -> Option<Box<dyn Any + Send + Sync>> {
-        exchange.mark.as_ref().map(|mark| {
-            mark.expect_header();
-            Box::new(mark.clone()) as Box<dyn Any + Send + Sync>
-        })
-    }
-
     /// The access log has it; Pingora's own line could show more of a request than ours may.
     fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true

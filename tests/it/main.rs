@@ -7,6 +7,7 @@ mod bodies;
 mod budgets;
 mod chaos;
 mod clamp;
+mod connections;
 mod costs;
 mod costs_kinds;
 mod departures;
