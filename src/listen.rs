@@ -8,9 +8,11 @@ use crate::config::snapshot::TlsFiles;
 use crate::gather::Gather;
 use crate::proxy::ConnectionMark;
 use crate::state::Running;
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::{Acceptor, TlsSettings};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
 use pingora_core::server::ShutdownWatch;
@@ -24,16 +26,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Seconds that an idle keep-alive connection is kept.
-const KEEP_ALIVE: u64 = 60;
-
 /// How long a client may be slow.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// For the TLS handshake, and for a whole request header.
     pub header: Duration,
-    /// For taking the first byte, or another one, of what is sent to it.
-    pub read: Duration,
+    /// For another request on its connection, and for taking the first byte, or another one, of
+    /// what is sent to it.
+    pub idle: Duration,
 }
 
 /// Makes a TLS acceptor from PEM files, with HTTP/2 offered by ALPN.
@@ -161,13 +161,16 @@ where
 {
     if h2 {
         // Pingora's own loop, which knows about GOAWAY and idle connections.
-        app.process_new(stream, &shutdown).await;
+        let mut options = app.server_options().cloned().unwrap_or_default();
+        options.h2_idle_timeout = Some(patience.idle);
+        Arc::new(Multiplexed { app, options }).process_new(stream, &shutdown).await;
         return Ok(());
     }
     let mark = ConnectionMark::default();
-    let mut session = ServerSession::new_http1(Box::new(Gather::new(stream, patience.read)));
-    session.set_keepalive((!*shutdown.borrow()).then_some(KEEP_ALIVE));
+    let mut session = ServerSession::new_http1(Box::new(Gather::new(stream, patience.idle)));
     session.set_pipelining_enabled(true);
+    // As long as a header may take: `overdue` is the end of that.
+    session.set_keepalive(Some(0));
     let mut header_by = Instant::now() + patience.header;
     loop {
         mark.expect_header();
@@ -186,7 +189,39 @@ where
             settings.apply_to_session(&mut session);
         }
         // A connection between two requests may be idle first.
-        header_by = Instant::now() + Duration::from_secs(KEEP_ALIVE) + patience.header;
+        session.set_keepalive(Some(whole_seconds(patience.idle)));
+        header_by = Instant::now() + patience.idle + patience.header;
+    }
+}
+
+/// Pingora counts the time between two requests in seconds, of which 0 is for ever.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// The app, on a connection of HTTP/2. Pingora asks it how long that may be idle, which was settled
+/// when the connection came: an app of its own for each makes what a reload says good for the next.
+struct Multiplexed<A> {
+    app: Arc<A>,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Multiplexed<A> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.app.process_new_http(session, shutdown).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.app.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
     }
 }
 

@@ -157,7 +157,7 @@ async fn serve(
         let gateway = gateway.clone();
         move || {
             let settings = &gateway.live.peek().server;
-            Patience { header: settings.header_timeout, read: settings.idle_timeout }
+            Patience { header: settings.header_timeout, idle: settings.idle_timeout }
         }
     };
     let open = Arc::new(Running::default());
@@ -257,7 +257,6 @@ fn data_plane(gateway: &Arc<Gateway>) -> HttpProxy<Edge> {
     let mut proxy = http_proxy(&Arc::new(conf), Edge::new(gateway.clone()));
     let mut options = HttpServerOptions::default();
     options.h2c = true;
-    options.h2_idle_timeout = Some(gateway.live.peek().server.idle_timeout);
     proxy.server_options = Some(options);
     proxy
 }
