@@ -126,6 +126,24 @@ pub fn use_small_pages() {
     }
 }
 
+/// Has the process leave no core file when it crashes, or when a service manager's watchdog ends it:
+/// the file would hold every provider's key, and prompts.
+///
+/// Programs that the system pipes core files to get them whatever the limit is, except at 1 byte
+/// (core(5), `do_coredump`), which is too little for any file, too. Not `PR_SET_DUMPABLE`: `/proc`
+/// would be closed to the process's own user.
+pub fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Core);
+    let most = Some(maximum.map_or(1, |maximum| maximum.min(1)));
+    // Under systemd's filter of system calls the call is refused, and the unit has set it.
+    if (current, maximum) != (most, most)
+        && let Err(error) = setrlimit(Resource::Core, Rlimit { current: most, maximum: most })
+    {
+        log::warn!("a crash may leave a core file, with the keys in it: {error}");
+    }
+}
+
 /// Asks the allocator to give back what this thread has freed, and what nobody owns.
 pub fn give_back() {
     // SAFETY: `mi_collect` takes no pointer and may be called from any thread at any time.

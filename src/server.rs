@@ -105,6 +105,7 @@ pub struct Ready {
 /// # Errors
 /// When it can't start. Nothing has been served then.
 pub fn run(options: Options) -> Result<(), StartError> {
+    memory::leave_no_core();
     memory::use_small_pages();
     sockets::allow_descriptors();
     let (live, warnings) =

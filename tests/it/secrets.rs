@@ -77,6 +77,25 @@ async fn send(request: reqwest::RequestBuilder) -> u16 {
     status
 }
 
+/// What a crash leaves behind, or the watchdog's SIGABRT, would hold all of them.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_crash_leaves_no_core_file() {
+    let provider = provider();
+    let server = Server::start_after(
+        &crate::support::config(&provider),
+        &[],
+        "ulimit -S -c $(ulimit -H -c)",
+    );
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    let core: Vec<&str> = core.split_whitespace().collect();
+    // Soft and hard. At 1 a program that core files are piped to gets none either.
+    assert!(matches!(core[..2], ["0", "0"] | ["1", "1"]), "{core:?}");
+    let unit = include_str!("../../systemd/tollbar.service");
+    assert!(unit.lines().any(|line| line == "LimitCORE=0"));
+}
+
 #[tokio::test]
 async fn no_secret_gets_out() {
     let provider = provider();
