@@ -2,6 +2,10 @@
 # Installs what the build needs and the machine lacks. Today that is cmake alone: the zlib-ng
 # that Pingora links is built with it.
 set -euo pipefail
+if [ "$(uname -s)" != Linux ]; then
+  echo "Tollbar needs Linux: sockets that change hands, systemd and /proc are part of it" >&2
+  exit 1
+fi
 command -v cmake >/dev/null 2>&1 && exit 0
 
 echo "cmake is missing; installing it (Pingora's zlib is built with it)" >&2
@@ -17,8 +21,6 @@ elif command -v apk >/dev/null 2>&1; then
   $sudo apk add --quiet cmake
 elif command -v pacman >/dev/null 2>&1; then
   $sudo pacman -S --noconfirm --quiet cmake
-elif command -v brew >/dev/null 2>&1; then
-  brew install --quiet cmake
 else
   echo "no package manager that this script knows: install cmake and try again" >&2
   exit 1

@@ -5,6 +5,10 @@ dir=$1
 requirements=$2
 if ! python3 -m venv "$dir" >/dev/null 2>&1; then
   # Debian keeps venv in a package of its own.
+  if ! command -v apt-get >/dev/null 2>&1; then
+    echo "python3 can't make a virtual environment: install Python 3 with its venv and ensurepip modules, and try again" >&2
+    exit 1
+  fi
   echo "python3-venv is missing; installing it" >&2
   sudo=""
   [ "$(id -u)" = 0 ] || sudo="sudo"

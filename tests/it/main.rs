@@ -33,6 +33,7 @@ mod promql;
 mod raw;
 mod reload;
 mod routing;
+mod scripts;
 mod secrets;
 mod slow;
 mod splice;
