@@ -39,6 +39,9 @@ pub(super) struct Slot {
     pub(super) sure: bool,
     /// As of which change of the budgets it has heard of them.
     pub(super) woken: Option<u64>,
+    /// Its newest window lies over another one, after a change of the time zone: attempts that began
+    /// since the last change of the budgets may have been charged to the other one only.
+    pub(super) overlaps: bool,
     /// Requests that wait for holds to settle.
     pub(super) queue: Queue,
 }
@@ -87,7 +90,8 @@ pub(super) enum Verdict {
 }
 
 impl Account {
-    /// Calls `change` with a window, while the account is locked.
+    /// Calls `change` with a window, while the account is locked. No two windows of a slot begin at
+    /// the same time.
     pub(super) fn with<T>(
         &self,
         per: Per,
@@ -111,7 +115,7 @@ impl Account {
 pub(super) fn slot(slots: &mut Vec<Slot>, per: Per) -> &mut Slot {
     let index = slots.iter().position(|slot| slot.per == per).unwrap_or_else(|| {
         let (windows, queue) = (Vec::new(), Queue::default());
-        slots.push(Slot { per, windows, sure: false, woken: None, queue });
+        slots.push(Slot { per, windows, sure: false, woken: None, overlaps: false, queue });
         slots.len() - 1
     });
     &mut slots[index]
@@ -146,7 +150,18 @@ impl Slot {
                 || window.pending.is_some()
                 || window.span.ends.saturating_add(REMEMBER) > second
         });
-        self.add(calendar::window(self.per, zone, now))
+        let span = calendar::window(self.per, zone, now);
+        if self.windows.iter().any(|window| window.span.overlaps(&span)) {
+            (self.sure, self.woken, self.overlaps) = (false, None, true);
+        }
+        let same = self.windows.iter().position(|window| window.span.starts == span.starts);
+        let Some(index) = same else { return self.add(span) };
+        // In another zone it goes on. The store knows it by when it begins: two of them would share
+        // one account there, and each take the other's answers.
+        let mut window = self.windows.remove(index);
+        (window.span, window.key) = (span, None);
+        self.windows.push(window);
+        self.windows.len() - 1
     }
 
     /// The place of the next window, when it is time to ask for it and nobody has.
@@ -159,8 +174,13 @@ impl Slot {
             return None;
         }
         let next = DateTime::from_timestamp(ends, 0)?;
+        let span = calendar::window(self.per, zone, next);
+        // In another zone it has begun already, and would be charged from now on instead of this one.
+        if span.starts != ends {
+            return None;
+        }
         let cap = self.windows[index].cap;
-        let index = self.add(calendar::window(self.per, zone, next));
+        let index = self.add(span);
         self.windows[index].cap = cap;
         Some(index)
     }

@@ -21,6 +21,11 @@ impl Span {
     pub fn contains(&self, second: i64) -> bool {
         self.starts <= second && second < self.ends
     }
+
+    /// Whether any second is in both.
+    pub fn overlaps(&self, other: &Span) -> bool {
+        self.starts < other.ends && other.starts < self.ends
+    }
 }
 
 /// The window of this kind that contains `now`.

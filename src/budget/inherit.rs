@@ -164,12 +164,12 @@ impl Inherited {
         let mut state = self.state.lock();
         slot.woken = Some(state.reloads);
         slot.wake();
-        let (per, window) = (slot.per, &mut slot.windows[index]);
-        let span = window.span;
-        if state.is_outdated(account) {
+        if std::mem::take(&mut slot.overlaps) || state.is_outdated(account) {
             state.running = by_scope(store.running());
             state.read = state.version;
         }
+        let (per, window) = (slot.per, &mut slot.windows[index]);
+        let span = window.span;
         let State { running, parts, .. } = &mut *state;
         // Who ends from here on finds this, and waits for its end.
         self.parts.store(parts.len() + 1, Ordering::Release);

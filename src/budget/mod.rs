@@ -183,7 +183,12 @@ impl Budgets {
         loop {
             match self.hold_from(place.as_ref(), request, charges, worst, clock()) {
                 Ok(hold) => return Ok(hold),
-                Err(HoldError::NeedsLease(ticket)) => ticket.await,
+                Err(HoldError::NeedsLease(ticket)) => {
+                    ticket.await;
+                    // An answer that is there already is no reason to keep the thread: whoever
+                    // bounds this with a timeout has to be heard.
+                    tokio::task::yield_now().await;
+                }
                 Err(HoldError::Refused(refusal)) => {
                     let Some((account, seen, roused)) =
                         refusal.account.as_ref().filter(|_| wait && refusal.only_holds)

@@ -70,12 +70,20 @@ impl Known {
 
     fn add(&mut self, account: AccountKey) {
         let ids = self.by_scope.entry(account.kind).or_default();
-        ids.entry(account.id.to_string()).or_default().push(account);
+        let known = ids.entry(account.id.to_string()).or_default();
+        match known.iter_mut().find(|known| is_same(known, &account)) {
+            Some(known) if known.ends < account.ends => *known = account,
+            Some(_) => {}
+            None => known.push(account),
+        }
     }
 
+    /// Whether the account is there, and reaches as far.
     fn has(&self, account: &AccountKey) -> bool {
         let ids = self.by_scope.get(&account.kind);
-        ids.and_then(|ids| ids.get(&*account.id)).is_some_and(|known| known.contains(account))
+        ids.and_then(|ids| ids.get(&*account.id)).is_some_and(|known| {
+            known.iter().any(|known| is_same(known, account) && account.ends <= known.ends)
+        })
     }
 
     /// The accounts whose sum the row is part of.
@@ -87,6 +95,11 @@ impl Known {
             .flatten()
             .filter(move |account| account.starts <= at && at < account.ends)
     }
+}
+
+/// Whether two names are of one account: a window may end later than it did in another time zone.
+fn is_same(one: &AccountKey, other: &AccountKey) -> bool {
+    (one.kind, &one.id, one.per, one.starts) == (other.kind, &other.id, other.per, other.starts)
 }
 
 /// Under what name all that is ever booked is summed up, among the accounts. It is no scope's: what
@@ -113,7 +126,8 @@ impl Booking {
             add(&mut self.spent, account, cost);
             add(&mut self.booked, account, cost);
         }
-        for account in known.of(row).filter(|account| !accounts.contains(account)) {
+        let is_its = |account: &AccountKey| accounts.iter().any(|its| is_same(its, account));
+        for account in known.of(row).filter(|account| !is_its(account)) {
             add(&mut self.spent, account, cost);
         }
     }
@@ -223,7 +237,7 @@ fn write_lease(
     let mut write = connection.prepare_cached(
         "INSERT INTO leases (kind, id, per, starts, ends, run, upto_nano, booked_nano)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)
-         ON CONFLICT DO UPDATE SET upto_nano = ?7",
+         ON CONFLICT DO UPDATE SET upto_nano = ?7, ends = max(ends, ?5)",
     )?;
     write.execute(params![
         account.kind.as_str(),
@@ -237,20 +251,45 @@ fn write_lease(
     Ok(())
 }
 
-/// An account that nobody charged before begins with what the ledger says was spent.
+/// An account that nobody charged before begins with what the ledger says was spent. One that ends
+/// later than it did, in another time zone, gets what was spent in between.
 fn open_account(connection: &Connection, account: &AccountKey) -> rusqlite::Result<()> {
-    let found = connection
+    let ended: Option<i64> = connection
         .prepare_cached(
-            "SELECT 1 FROM accounts WHERE kind = ?1 AND id = ?2 AND per = ?3 AND starts = ?4",
+            "SELECT ends FROM accounts WHERE kind = ?1 AND id = ?2 AND per = ?3 AND starts = ?4",
         )?
         .query_row(
             params![account.kind.as_str(), &*account.id, account.per.as_str(), account.starts],
-            |_| Ok(()),
+            |row| row.get(0),
         )
         .optional()?;
-    if found.is_some() {
+    let from = ended.unwrap_or(account.starts);
+    if ended.is_some() && account.ends <= from {
         return Ok(());
     }
+    let spent = spent_between(connection, account, from)?;
+    connection
+        .prepare_cached(
+            "INSERT INTO accounts VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO UPDATE SET ends = ?5, spent_nano = spent_nano + ?6",
+        )?
+        .execute(params![
+            account.kind.as_str(),
+            &*account.id,
+            account.per.as_str(),
+            account.starts,
+            account.ends,
+            spent
+        ])?;
+    Ok(())
+}
+
+/// What its attempts have cost from a second on, until it ends.
+fn spent_between(
+    connection: &Connection,
+    account: &AccountKey,
+    from: i64,
+) -> rusqlite::Result<i64> {
     let column = match account.kind {
         ScopeKind::Key => "key_id",
         ScopeKind::User => "user",
@@ -266,20 +305,6 @@ fn open_account(connection: &Connection, account: &AccountKey) -> rusqlite::Resu
     let time = |seconds, other: &str| {
         DateTime::<Utc>::from_timestamp(seconds, 0).map_or_else(|| other.to_owned(), instant)
     };
-    let from = time(account.starts, "");
-    let to = time(account.ends, "A");
-    let spent: i64 = connection
-        .prepare_cached(&sum)?
-        .query_row(params![&*account.id, from, to], |row| row.get(0))?;
-    connection.prepare_cached("INSERT INTO accounts VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-        params![
-            account.kind.as_str(),
-            &*account.id,
-            account.per.as_str(),
-            account.starts,
-            account.ends,
-            spent
-        ],
-    )?;
-    Ok(())
+    let (from, to) = (time(from, ""), time(account.ends, "A"));
+    connection.prepare_cached(&sum)?.query_row(params![&*account.id, from, to], |row| row.get(0))
 }

@@ -3,6 +3,7 @@
 mod kill;
 mod opened;
 mod waiting;
+mod zone;
 
 use super::*;
 use crate::ledger::tests::{Dir, at, options};
