@@ -214,7 +214,8 @@ impl Window {
         let own = self.spent.saturating_add(self.held).saturating_add(worst);
         let others = self.others();
         if own.saturating_add(others).saturating_add(lease.outstanding) > self.cap {
-            let stale = self.asked.is_none_or(|asked| now - asked > STALE);
+            // Also where the clock was set back: else nobody would ask until it has caught up.
+            let stale = self.asked.is_none_or(|asked| (now - asked).abs() > STALE);
             let known = own.saturating_add(others.saturating_sub(self.unseen));
             if stale && lease.outstanding.max(self.unseen) > 0 && known <= self.cap {
                 return Verdict::Ask;

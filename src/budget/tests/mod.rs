@@ -328,6 +328,20 @@ fn what_another_process_may_spend_is_reserved_and_not_spent() {
     assert_eq!((refusal.spent.0, refusal.elsewhere.0, refusal.held.0), (spent, reserved, 50));
 }
 
+/// A clock that was ahead: what other processes had then isn't believed until it has caught up.
+#[test]
+fn what_another_process_may_spend_is_asked_for_again_when_the_clock_was_set_back() {
+    let dir = Dir::new();
+    let (one, two) = (bench(&dir, Tz::UTC), bench(&dir, Tz::UTC));
+    let daily = [cap(100, Per::Day)];
+    let running = one.hold(&[key("k", &daily)], 90, noon()).unwrap();
+    let ahead = noon() + Span::hours(1);
+    assert!(two.hold(&[key("k", &daily)], 20, ahead).is_err());
+    running.release();
+    drop(one);
+    two.hold(&[key("k", &daily)], 20, noon()).unwrap().release();
+}
+
 #[test]
 fn a_failing_store_refuses_unless_it_may_fail_open() {
     let dir = Dir::new();
