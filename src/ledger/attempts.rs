@@ -28,8 +28,28 @@ const INSERT: &str = concat!(
      ?19, ?20, ?21, ?22, ?23, ?24, ?25) ON CONFLICT DO NOTHING"
 );
 
+/// More tokens than anybody has; with them millions of rows can be summed.
+const MOST_TOKENS: u64 = 1 << 40;
+
+/// The sum of a column of tokens. Rows of older versions may have any number.
+pub(super) fn sum_of_tokens(column: &str) -> String {
+    format!("coalesce(sum(min({column}, {MOST_TOKENS})), 0)")
+}
+
+/// The sum of the costs in two columns, which [`sum`] puts together: a sum in one would fail where it
+/// has no room for it, and rounded numbers are no money.
+pub(super) const SUMS_OF_COST: &str = "coalesce(sum(cost_nano_usd >> 32), 0), \
+     coalesce(sum(cost_nano_usd & 4294967295), 0)";
+
+/// What is at this place and the next, of [`SUMS_OF_COST`].
+pub(super) fn sum(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<NanoUsd> {
+    let (high, low) = (amount(row.get(at)?), amount(row.get(at + 1)?));
+    Ok(NanoUsd(high.saturating_mul(1 << 32).saturating_add(low)))
+}
+
 /// Whether the row is new: one that is there already stays as it is.
 pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<bool> {
+    let tokens = |count: Option<u64>| count.map(|count| int(count.min(MOST_TOKENS)));
     let new = connection.prepare_cached(INSERT)?.execute(params![
         row.id,
         row.request_id,
@@ -44,11 +64,11 @@ pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<boo
         row.outcome.as_ref(),
         row.status,
         row.stream,
-        row.input_tokens.map(int),
-        row.cached_input_tokens.map(int),
-        row.cache_write_tokens.map(int),
-        row.output_tokens.map(int),
-        row.reasoning_tokens.map(int),
+        tokens(row.input_tokens),
+        tokens(row.cached_input_tokens),
+        tokens(row.cache_write_tokens),
+        tokens(row.output_tokens),
+        tokens(row.reasoning_tokens),
         row.usage_source.as_str(),
         int(row.cost_nano_usd.0),
         row.price_version,

@@ -6,9 +6,11 @@
 //! spent, until the window ends (or an operator who knows better deletes them). After a mere
 //! kill of the process the journal is complete, and its leases go as soon as it was read.
 
+use super::attempts;
 use super::row::{Row, Word, instant};
 use super::store::{AccountKey, AccountName, Lease, LeaseAsk};
 use crate::scope::{Per, ScopeKind};
+use crate::units::NanoUsd;
 use ahash::AHashMap;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -112,6 +114,10 @@ pub(super) struct Booking {
     all: u64,
     spent: AHashMap<AccountKey, u64>,
     booked: AHashMap<AccountKey, u64>,
+/// Where sums end, in SQL: with more than half of what a number can be, the next sum could be none, and
+/// the database would refuse the books for ever.
+const MOST: i64 = 1 << 62;
+
 }
 
 impl Booking {
@@ -135,7 +141,7 @@ impl Booking {
     /// Writes the sums.
     pub(super) fn write(&self, connection: &Connection, run: i64) -> rusqlite::Result<()> {
         let mut spend = connection.prepare_cached(
-            "UPDATE accounts SET spent_nano = spent_nano + ?5
+            "UPDATE accounts SET spent_nano = min(spent_nano + ?5, ?6)
              WHERE kind = ?1 AND id = ?2 AND per = ?3 AND starts = ?4",
         )?;
         for (account, cost) in &self.spent {
@@ -144,7 +150,8 @@ impl Booking {
                 &*account.id,
                 account.per.as_str(),
                 account.starts,
-                int(*cost)
+                int(*cost),
+                MOST
             ])?;
         }
         if self.all > 0 {
@@ -152,12 +159,12 @@ impl Booking {
                 .prepare_cached(
                     "INSERT INTO accounts (kind, id, per, starts, ends, spent_nano)
                      VALUES (?1, '', '', 0, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET spent_nano = spent_nano + ?3",
+                     ON CONFLICT DO UPDATE SET spent_nano = min(spent_nano + ?3, ?4)",
                 )?
-                .execute(params![ALL, i64::MAX, int(self.all)])?;
+                .execute(params![ALL, i64::MAX, int(self.all), MOST])?;
         }
         let mut book = connection.prepare_cached(
-            "UPDATE leases SET booked_nano = booked_nano + ?6
+            "UPDATE leases SET booked_nano = min(booked_nano + ?6, ?7)
              WHERE kind = ?1 AND id = ?2 AND per = ?3 AND starts = ?4 AND run = ?5",
         )?;
         for (account, cost) in &self.booked {
@@ -167,7 +174,8 @@ impl Booking {
                 account.per.as_str(),
                 account.starts,
                 run,
-                int(*cost)
+                int(*cost),
+                MOST
             ])?;
         }
         Ok(())
@@ -271,7 +279,7 @@ fn open_account(connection: &Connection, account: &AccountKey) -> rusqlite::Resu
     connection
         .prepare_cached(
             "INSERT INTO accounts VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET ends = ?5, spent_nano = spent_nano + ?6",
+             ON CONFLICT DO UPDATE SET ends = ?5, spent_nano = min(spent_nano + ?6, ?7)",
         )?
         .execute(params![
             account.kind.as_str(),
@@ -279,7 +287,8 @@ fn open_account(connection: &Connection, account: &AccountKey) -> rusqlite::Resu
             account.per.as_str(),
             account.starts,
             account.ends,
-            spent
+            int(spent.0).min(MOST),
+            MOST
         ])?;
     Ok(())
 }
@@ -289,7 +298,7 @@ fn spent_between(
     connection: &Connection,
     account: &AccountKey,
     from: i64,
-) -> rusqlite::Result<i64> {
+) -> rusqlite::Result<NanoUsd> {
     let column = match account.kind {
         ScopeKind::Key => "key_id",
         ScopeKind::User => "user",
@@ -299,12 +308,14 @@ fn spent_between(
         ScopeKind::Global => "''",
     };
     let sum = format!(
-        "SELECT coalesce(sum(cost_nano_usd), 0) FROM attempts
-         WHERE {column} = ?1 AND at >= ?2 AND at < ?3"
+        "SELECT {} FROM attempts WHERE {column} = ?1 AND at >= ?2 AND at < ?3",
+        attempts::SUMS_OF_COST
     );
     let time = |seconds, other: &str| {
         DateTime::<Utc>::from_timestamp(seconds, 0).map_or_else(|| other.to_owned(), instant)
     };
     let (from, to) = (time(from, ""), time(account.ends, "A"));
-    connection.prepare_cached(&sum)?.query_row(params![&*account.id, from, to], |row| row.get(0))
+    connection
+        .prepare_cached(&sum)?
+        .query_row(params![&*account.id, from, to], |row| attempts::sum(row, 0))
 }

@@ -1,5 +1,6 @@
 //! What alerts need of the ledger: who told what already, and how fast money goes.
 
+use super::attempts;
 use super::error::LedgerError;
 use super::lease::{self, amount};
 use super::row::instant;
@@ -46,12 +47,13 @@ pub fn spent_by_minute(
     from: DateTime<Utc>,
 ) -> Result<(Vec<(i64, NanoUsd)>, NanoUsd), LedgerError> {
     read(path, |db| {
-        let mut select = db.prepare(
-            "SELECT unixepoch(at) / 60 AS minute, sum(cost_nano_usd) FROM attempts
+        let mut select = db.prepare(&format!(
+            "SELECT unixepoch(at) / 60 AS minute, {} FROM attempts
              WHERE at >= ?1 GROUP BY minute ORDER BY minute",
-        )?;
+            attempts::SUMS_OF_COST
+        ))?;
         let rows = select
-            .query_map([instant(from)], |row| Ok((row.get(0)?, NanoUsd(amount(row.get(1)?)))))?
+            .query_map([instant(from)], |row| Ok((row.get(0)?, attempts::sum(row, 1)?)))?
             .collect::<Result<_, _>>()?;
         Ok((rows, booked(db)?))
     })

@@ -179,18 +179,21 @@ pub fn spend(
         columns => (format!(", {columns}"), format!("GROUP BY {columns}")),
     };
     let sql = format!(
-        "SELECT count(DISTINCT request_id), count(*), coalesce(sum(input_tokens), 0),
-            coalesce(sum(cached_input_tokens), 0), coalesce(sum(cache_write_tokens), 0),
-            coalesce(sum(output_tokens), 0), coalesce(sum(reasoning_tokens), 0),
-            coalesce(sum(cost_nano_usd), 0) AS cost {select}
-         FROM attempts WHERE {condition} {group} ORDER BY cost DESC, 2 DESC
+        "SELECT count(DISTINCT request_id), count(*), {}, {}, {}, {}, {}, {} {select}
+         FROM attempts WHERE {condition} {group} ORDER BY total(cost_nano_usd) DESC, 2 DESC
          LIMIT {}",
+        attempts::sum_of_tokens("input_tokens"),
+        attempts::sum_of_tokens("cached_input_tokens"),
+        attempts::sum_of_tokens("cache_write_tokens"),
+        attempts::sum_of_tokens("output_tokens"),
+        attempts::sum_of_tokens("reasoning_tokens"),
+        attempts::SUMS_OF_COST,
         int(limit)
     );
     let read = |row: &rusqlite::Row<'_>| {
         let sum = |i: usize| row.get::<_, i64>(i).map(amount);
         Ok(SpendRow {
-            group: (0..group_by.len()).map(|i| row.get(8 + i)).collect::<Result<_, _>>()?,
+            group: (0..group_by.len()).map(|i| row.get(9 + i)).collect::<Result<_, _>>()?,
             requests: sum(0)?,
             attempts: sum(1)?,
             input_tokens: sum(2)?,
@@ -198,7 +201,7 @@ pub fn spend(
             cache_write_tokens: sum(4)?,
             output_tokens: sum(5)?,
             reasoning_tokens: sum(6)?,
-            cost: NanoUsd(sum(7)?),
+            cost: attempts::sum(row, 7)?,
         })
     };
     all(&connection, &sql, values, read).map_err(|error| LedgerError::sql(path, &error))

@@ -335,7 +335,7 @@ impl Beyond {
 fn number(cursor: &Cursor) -> Result<Option<u64>, ScanError> {
     match cursor.peek() {
         Some(b'{' | b'[') => Ok(None),
-        _ => walk::count(&mut cursor.clone()),
+        _ => walk::number(&mut cursor.clone()),
     }
 }
 

@@ -91,8 +91,17 @@ pub fn parse(raw: &[u8]) -> Value {
     serde_json::from_slice(raw).unwrap_or(Value::Null)
 }
 
-/// A count, however a server writes it: `7`, `7.0` or `"7"`. Never negative.
+/// More tokens than any answer has. Who reports more counts wrong, and is taken to have said nothing:
+/// one such number would be the dearest attempt that the books have room for.
+pub const MOST: u64 = 1 << 32;
+
+/// A count of what an answer has used; `None` past [`MOST`].
 pub fn count(value: &Value) -> Option<u64> {
+    number(value).filter(|count| *count <= MOST)
+}
+
+/// A whole number, however a server writes it: `7`, `7.0` or `"7"`. Never negative.
+pub fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| {
             let float = number.as_f64()?;

@@ -118,7 +118,8 @@ impl<'a> Said<'a> {
             }
             b"cost_in_usd_ticks" => {
                 // xAI's: ten to a nano-dollar (https://docs.x.ai/developers/cost-tracking).
-                self.ticks = walk::count(cursor)?.map(|ticks| NanoUsd(ticks.div_ceil(10)));
+                let ticks = walk::number(cursor)?.map(|ticks| NanoUsd(ticks.div_ceil(10)));
+                self.ticks = ticks.filter(|cost| *cost < TOO_DEAR);
                 return Ok(());
             }
             // The second is Mistral's.
@@ -142,6 +143,9 @@ impl<'a> Said<'a> {
         })
     }
 }
+
+/// No answer costs a million dollars.
+const TOO_DEAR: NanoUsd = NanoUsd(1_000_000_000_000_000);
 
 /// Dollars, rounded up to a nano-dollar. `None` below zero, and from a million on: no answer costs
 /// that.

@@ -97,10 +97,15 @@ pub fn text_len_of(cursor: &mut Cursor, wanted: &[u8]) -> Result<u64, ScanError>
 
 /// A count, as `look::count` reads it.
 pub fn count(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
+    Ok(number(cursor)?.filter(|count| *count <= look::MOST))
+}
+
+/// A whole number, as `look::number` reads it.
+pub fn number(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
     match cursor.peek() {
         Some(b'-' | b'0'..=b'9') => {
             let number = cursor.number()?;
-            Ok(digits(number).or_else(|| look::count(&look::parse(number))))
+            Ok(digits(number).or_else(|| look::number(&look::parse(number))))
         }
         _ => Ok(text(cursor)?.and_then(|digits| digits.decode()?.parse().ok())),
     }

@@ -1,3 +1,4 @@
+mod absurd;
 mod retention;
 
 use super::*;

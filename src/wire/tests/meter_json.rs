@@ -1,5 +1,5 @@
 use super::fixtures::{ANSWERS, assert_usage, cuts, expected, play};
-use crate::units::Usage;
+use crate::units::{NanoUsd, Usage};
 use crate::wire::meter::{End, Meter, Report};
 use crate::wire::route::Endpoint;
 
@@ -58,6 +58,27 @@ fn embeddings_report_no_output() {
     );
     let usage = Usage { input: Some(8), ..Usage::default() };
     assert_eq!((report.usage, report.end), (usage, End::Complete));
+}
+
+/// A number that no answer can have used is none, and what else was said counts.
+#[test]
+fn absurd_counts_are_not_reported() {
+    let of = |body: String| json(Endpoint::ChatCompletions, &body).usage;
+    for absurd in ["18446744073709551615", "4294967297", "1e14", "\"9007199254740992\""] {
+        let usage = of(format!(
+            r#"{{"choices":[],"usage":{{"prompt_tokens":5,"completion_tokens":{absurd}}}}}"#
+        ));
+        assert_eq!((usage.input, usage.output), (Some(5), None), "{absurd}");
+        let usage = of(format!(
+            r#"{{"choices":[],"usage":{{"prompt_tokens":{absurd},"completion_tokens":5}}}}"#
+        ));
+        assert_eq!((usage.input, usage.output), (None, Some(5)), "{absurd}");
+    }
+    let ticks = |ticks: u64| {
+        of(format!(r#"{{"choices":[],"usage":{{"cost_in_usd_ticks":{ticks}}}}}"#)).billed
+    };
+    assert_eq!(ticks(20_000_000_000), Some(NanoUsd(2_000_000_000)), "two dollars are not absurd");
+    assert_eq!(ticks(u64::MAX), None);
 }
 
 #[test]

@@ -86,8 +86,13 @@ pub fn parse(raw: &[u8]) -> Value {
     serde_json::from_slice(raw).unwrap_or(Value::Null)
 }
 
-/// A count, however a server writes it: `7`, `7.0` or `"7"`. Never negative.
+/// A count of what an answer has used.
 pub fn count(value: &Value) -> Option<u64> {
+    number(value).filter(|count| *count <= 1 << 32)
+}
+
+/// A count, however a server writes it: `7`, `7.0` or `"7"`. Never negative.
+pub fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| {
             let float = number.as_f64()?;

@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use crate::units::{NanoUsd, Usage};
 
-use super::look::{count, is_object, is_something, member, members, owned, parse, text_len};
+use super::look::{
+    count, is_object, is_something, member, members, number, owned, parse, text_len,
+};
 use super::look::{elements, text};
 use super::seen::Seen;
 use super::tap::Tap;
@@ -67,8 +69,9 @@ fn billed(all: &Value) -> Option<NanoUsd> {
         let nano = (dollars * 1e9 - 1e-3).ceil().max(0.0);
         (0.0..1e6).contains(&dollars).then_some(NanoUsd(nano as u64))
     });
-    let ticks = all.get("cost_in_usd_ticks").and_then(count);
-    cost.max(ticks.map(|ticks| NanoUsd(ticks.div_ceil(10))))
+    let ticks = all.get("cost_in_usd_ticks").and_then(number);
+    let ticks = ticks.map(|ticks| NanoUsd(ticks.div_ceil(10)));
+    cost.max(ticks.filter(|cost| cost.0 < 1_000_000_000_000_000))
 }
 
 /// Reads one event.
