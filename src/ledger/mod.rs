@@ -106,6 +106,7 @@ impl Ledger {
             journal,
             committing: AtomicBool::new(true),
             rows: AtomicU64::new(0),
+            alive: AtomicBool::new(true),
             fresh: Mutex::default(),
             queued: AtomicU64::new(0),
             spilled: AtomicBool::new(false),
@@ -157,7 +158,8 @@ impl Ledger {
 
     /// Whether rows are being committed and the journal written, and not too many rows wait.
     pub fn healthy(&self) -> bool {
-        self.shared.committing.load(Ordering::Acquire)
+        self.alive()
+            && self.shared.committing.load(Ordering::Acquire)
             && !self.shared.journal.was_broken()
             && self.shared.queued.load(Ordering::Acquire) < QUEUE
     }
@@ -165,7 +167,7 @@ impl Ledger {
     /// Whether the thread that writes is there. Without it rows are kept in the journal only, and
     /// nothing but a new process brings it back.
     pub fn alive(&self) -> bool {
-        self.writer.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+        self.shared.alive.load(Ordering::Acquire)
     }
 
     /// Where the database is.

@@ -69,6 +69,8 @@ pub(super) struct Shared {
     /// Rows on their way, in the batch or before it.
     pub(super) queued: AtomicU64,
     /// Rows were left to the journal alone.
+    /// The thread is there.
+    pub(super) alive: AtomicBool,
     pub(super) spilled: AtomicBool,
     /// The journal is to go on in a new file, so that the one with committed rows can go.
     pub(super) leave: AtomicBool,
@@ -128,9 +130,25 @@ impl Writer {
         loop {
             self.gather(&mut batch);
             let done = self.commit(&mut batch);
+/// Says that the thread is gone, however it went: nothing is committed any more then.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.alive.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            log::error!(
+                "ledger: the thread that writes has panicked; please report this. What is spent is \
+                 kept in the journal, and the next start reads it"
+            );
+        }
+    }
+}
+
             for flush in batch.flushes.drain(..) {
                 let _ = flush.send(done);
             }
+        let _alive = Alive(self.shared.clone());
             for job in batch.jobs.drain(..) {
                 if self.gone {
                     // Dropped: who asked hears that it wasn't done.

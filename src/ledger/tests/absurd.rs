@@ -38,3 +38,15 @@ fn absurd_numbers_are_kept_within_what_can_be_summed() {
     lost(0);
     assert!(ledger.flush() && ledger.healthy());
 }
+
+/// The thread that writes has a bug: no request is told that its money is kept.
+#[test]
+fn a_ledger_without_its_thread_is_not_healthy() {
+    let dir = Dir::new();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
+    assert!(ledger.healthy() && ledger.alive());
+    let refused = ledger.write::<()>(|_| std::panic::resume_unwind(Box::new("a bug")));
+    assert!(matches!(refused, Err(LedgerError::Closed)));
+    assert!(ledger.writer.lock().take().unwrap().join().is_err());
+    assert!(!ledger.healthy() && !ledger.alive());
+}
