@@ -81,7 +81,7 @@ impl Known {
     }
 
     /// Whether the account is there, and reaches as far.
-    fn has(&self, account: &AccountKey) -> bool {
+    pub(super) fn has(&self, account: &AccountKey) -> bool {
         let ids = self.by_scope.get(&account.kind);
         ids.and_then(|ids| ids.get(&*account.id)).is_some_and(|known| {
             known.iter().any(|known| is_same(known, account) && account.ends <= known.ends)

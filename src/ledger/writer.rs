@@ -28,6 +28,13 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// … and one of so many rows is far behind, and thinks of nobody else.
 const FAR_BEHIND: usize = 8_192;
 
+/// So many accounts at most are opened in one transaction. Each may sum up a month of rows, while other
+/// processes can't write and rows wait …
+const OPENINGS: usize = 4;
+
+/// … and no other one when they have taken so long.
+const OPENING: Duration = Duration::from_millis(50);
+
 /// How long the thread sleeps when there is nothing to do, or the database refuses.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -62,6 +69,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     /// The last transaction was committed.
     pub(super) committing: AtomicBool,
+    /// The thread is there.
+    pub(super) alive: AtomicBool,
     /// Rows committed by this process.
     pub(super) rows: AtomicU64,
     /// Rows since the last batch was taken.
@@ -69,8 +78,6 @@ pub(super) struct Shared {
     /// Rows on their way, in the batch or before it.
     pub(super) queued: AtomicU64,
     /// Rows were left to the journal alone.
-    /// The thread is there.
-    pub(super) alive: AtomicBool,
     pub(super) spilled: AtomicBool,
     /// The journal is to go on in a new file, so that the one with committed rows can go.
     pub(super) leave: AtomicBool,
@@ -123,13 +130,6 @@ impl Batch {
     }
 }
 
-impl Writer {
-    /// Runs until it is told to stop.
-    pub(super) fn run(mut self) {
-        let mut batch = Batch::default();
-        loop {
-            self.gather(&mut batch);
-            let done = self.commit(&mut batch);
 /// Says that the thread is gone, however it went: nothing is committed any more then.
 struct Alive(Arc<Shared>);
 
@@ -145,10 +145,17 @@ impl Drop for Alive {
     }
 }
 
+impl Writer {
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self) {
+        let _alive = Alive(self.shared.clone());
+        let mut batch = Batch::default();
+        loop {
+            self.gather(&mut batch);
+            let done = self.commit(&mut batch);
             for flush in batch.flushes.drain(..) {
                 let _ = flush.send(done);
             }
-        let _alive = Alive(self.shared.clone());
             for job in batch.jobs.drain(..) {
                 if self.gone {
                     // Dropped: who asked hears that it wasn't done.
@@ -157,16 +164,18 @@ impl Drop for Alive {
                 // No job touches the accounts.
                 job(&mut self.connection);
             }
-            if batch.stop {
+            if batch.stop && batch.leases.is_empty() {
                 return self.finish(done);
             }
             self.tidy(done);
         }
     }
 
-    /// Waits for something to do. Rows that could not be committed are still in the batch.
+    /// Waits for something to do. Rows that could not be committed are still in the batch, and leases
+    /// that had to wait for others.
     fn gather(&self, batch: &mut Batch) {
-        match self.commands.recv_timeout(IDLE) {
+        let idle = if batch.leases.is_empty() { IDLE } else { Duration::ZERO };
+        match self.commands.recv_timeout(idle) {
             Ok(command) => batch.add(command),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => batch.stop = true,
@@ -189,9 +198,10 @@ impl Drop for Alive {
         }
         *self.shared.oldest.lock() = batch.rows.first().map(|row| row.since);
         let result = if self.gone { Err(gone()) } else { self.transact(batch) };
-        let leases = batch.leases.drain(..);
         match result {
             Ok(granted) => {
+                // The others are asked for again in the next one, which begins at once.
+                let leases = batch.leases.drain(..granted.len());
                 for ((_, done), lease) in leases.zip(granted) {
                     done(Ok(lease));
                 }
@@ -212,7 +222,7 @@ impl Drop for Alive {
                 let error = LedgerError::sql(&self.shared.path, &error);
                 // Who is told that there is no lease asks at once whether the store is well.
                 self.mark(Some(&error));
-                for (_, done) in leases {
+                for (_, done) in batch.leases.drain(..) {
                     done(Err(super::store::StoreError(error.to_string())));
                 }
                 std::thread::sleep(IDLE.min(Duration::from_millis(50)));
@@ -221,7 +231,8 @@ impl Drop for Alive {
         }
     }
 
-    fn transact(&mut self, batch: &Batch) -> rusqlite::Result<Vec<super::store::Lease>> {
+    /// Commits the rows, and as many of the leases as there are answers.
+    fn transact(&mut self, batch: &mut Batch) -> rusqlite::Result<Vec<super::store::Lease>> {
         let run = self.shared.journal.files().run;
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -241,8 +252,16 @@ impl Drop for Alive {
             }
         }
         booking.write(&transaction, run)?;
+        // A request's account is there already, and doesn't wait for those that are only looked at.
+        batch.leases.sort_by_key(|(ask, _)| !self.known.has(&ask.account));
         let mut granted = Vec::with_capacity(batch.leases.len());
+        let (mut opened, since) = (0, Instant::now());
         for (ask, _) in &batch.leases {
+            let new = !self.known.has(&ask.account);
+            if new && (opened == OPENINGS || opened > 0 && since.elapsed() >= OPENING) {
+                break;
+            }
+            opened += usize::from(new);
             granted.push(lease::grant(&transaction, &mut self.known, run, ask)?);
         }
         transaction.commit()?;

@@ -291,6 +291,43 @@ fn leases_of_two_processes_share_a_cap_and_come_back_at_the_end() {
     assert_eq!(second, Lease { others: 35, outstanding: 0, booked: 0, upto: 60 });
 }
 
+/// Each may have to sum up a month of rows, while nobody else writes.
+#[test]
+fn accounts_are_opened_a_few_at_a_time() {
+    let dir = Dir::new();
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
+    lease(&ledger, "there", 100, 1).unwrap();
+    let ((begun, begins), (go, wait)) = (bounded::<()>(1), bounded::<()>(1));
+    let (send, answers) = bounded(16);
+    std::thread::scope(|scope| {
+        // What is asked for while the thread is busy it has to do together.
+        scope.spawn(|| {
+            ledger.write(move |_| {
+                let _ = begun.send(());
+                let _ = wait.recv();
+                Ok(())
+            })
+        });
+        begins.recv().unwrap();
+        for id in (0..9).map(|n| format!("k{n}")).chain(["there".to_owned()]) {
+            let (send, path) = (send.clone(), dir.db());
+            let ask = LeaseAsk { account: account(&id), cap: 100, want: 50 };
+            let there = "SELECT count(*) FROM accounts WHERE kind = 'key'";
+            let done = move |lease: Result<Lease, StoreError>| {
+                let _ = send.send((lease.unwrap().upto, sql::<i64>(&path, there), id));
+            };
+            Store::lease(&*ledger, ask, Box::new(done));
+        }
+        go.send(()).unwrap();
+    });
+    let answers: Vec<_> = answers.iter().take(10).collect();
+    assert_eq!(answers[0].2, "there", "a request may wait for it");
+    assert!(answers.iter().all(|(upto, ..)| *upto == 50), "{answers:?}");
+    let mut opened: Vec<i64> = answers.iter().map(|(_, opened, _)| opened - 1).collect();
+    opened.dedup();
+    assert!(opened.len() >= 3 && opened[0] <= 4 && opened.last() == Some(&9), "{opened:?}");
+}
+
 /// What a process leaves whose end nobody saw: a hold that is open, one that is settled, one
 /// that was released, and a last line cut short.
 fn leave_a_dead_run(dir: &Dir, boot: &str) {
