@@ -24,12 +24,10 @@ pub async fn prune(gateway: Arc<Gateway>) {
     loop {
         hourly.tick().await;
         let kept = gateway.live.peek().state_retention;
-        let before = kept.and_then(|kept| {
-            chrono::Utc::now().checked_sub_signed(chrono::TimeDelta::from_std(kept).ok()?)
-        });
-        let Some(before) = before else { continue };
+        let kept = kept.and_then(|kept| chrono::TimeDelta::from_std(kept).ok());
+        let Some(kept) = kept else { continue };
         let ledger = gateway.ledger.clone();
-        match tokio::task::spawn_blocking(move || ledger.prune(before)).await {
+        match tokio::task::spawn_blocking(move || ledger.prune(kept)).await {
             Ok(Ok(rows)) => log::info!("{rows} ledger rows were older than state.retention"),
             Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
             Err(_) => return,

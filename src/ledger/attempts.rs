@@ -47,6 +47,14 @@ pub(super) fn sum(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<NanoUs
     Ok(NanoUsd(high.saturating_mul(1 << 32).saturating_add(low)))
 }
 
+/// When the newest attempt began.
+pub(super) fn newest(connection: &Connection) -> rusqlite::Result<Option<DateTime<Utc>>> {
+    let at: Option<String> =
+        connection.query_row("SELECT max(at) FROM attempts", [], |row| row.get(0))?;
+    let at = at.and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+    Ok(at.map(|at| at.to_utc()))
+}
+
 /// Whether the row is new: one that is there already stays as it is.
 pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<bool> {
     let tokens = |count: Option<u64>| count.map(|count| int(count.min(MOST_TOKENS)));

@@ -25,6 +25,11 @@ pub(super) fn amount(int: i64) -> u64 {
     u64::try_from(int).unwrap_or(0)
 }
 
+/// For so many seconds after their end the accounts of minutes and hours are still kept: a day of them
+/// would be 1,440 for each scope, to be read again whenever another process has written. They limit
+/// nothing any more, and what an attempt costs that still runs is booked where it was held.
+pub(super) const SHORT: i64 = 2 * 3600;
+
 /// The accounts in the database, to find those that a row belongs to beside its hold's: an
 /// account that was opened while the attempt ran.
 #[derive(Default)]
@@ -49,9 +54,10 @@ impl Known {
         self.by_scope.clear();
         // Those of windows that ended a day ago limit nothing any more.
         let mut select = connection.prepare_cached(
-            "SELECT kind, id, per, starts, ends FROM accounts WHERE ends > ?1 - 86400",
+            "SELECT kind, id, per, starts, ends FROM accounts
+             WHERE ends > ?1 - CASE WHEN per IN ('minute', 'hour') THEN ?2 ELSE 86400 END",
         )?;
-        let mut rows = select.query([now.timestamp()])?;
+        let mut rows = select.query([now.timestamp(), SHORT])?;
         while let Some(row) = rows.next()? {
             let kind = ScopeKind::read(row.get_ref(0)?.as_str()?);
             let per = Per::read(row.get_ref(2)?.as_str()?);
@@ -108,16 +114,16 @@ fn is_same(one: &AccountKey, other: &AccountKey) -> bool {
 /// reads accounts passes it over.
 pub(super) const ALL: &str = "all";
 
+/// Where sums end, in SQL: with more than half of what a number can be, the next sum could be none, and
+/// the database would refuse the books for ever.
+const MOST: i64 = 1 << 62;
+
 /// What a batch of rows adds to accounts and leases.
 #[derive(Default)]
 pub(super) struct Booking {
     all: u64,
     spent: AHashMap<AccountKey, u64>,
     booked: AHashMap<AccountKey, u64>,
-/// Where sums end, in SQL: with more than half of what a number can be, the next sum could be none, and
-/// the database would refuse the books for ever.
-const MOST: i64 = 1 << 62;
-
 }
 
 impl Booking {

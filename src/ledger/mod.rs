@@ -34,7 +34,7 @@ pub use store::{
     StoreError,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use journal::{Files, Journal};
 use lease::Known;
@@ -63,7 +63,7 @@ pub struct Options {
     pub journal_bytes: u64,
     /// The database grows no larger than so many pages of 4 KiB. To test a full disk.
     pub max_pages: Option<u32>,
-    /// What time it is, to know which windows ended long ago.
+    /// What time it is, to know what is long over.
     pub now: fn() -> DateTime<Utc>,
 }
 
@@ -83,6 +83,7 @@ pub struct Ledger {
     shared: Arc<Shared>,
     commands: Sender<Command>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    now: fn() -> DateTime<Utc>,
 }
 
 impl Ledger {
@@ -105,8 +106,8 @@ impl Ledger {
             path: path.to_owned(),
             journal,
             committing: AtomicBool::new(true),
-            rows: AtomicU64::new(0),
             alive: AtomicBool::new(true),
+            rows: AtomicU64::new(0),
             fresh: Mutex::default(),
             queued: AtomicU64::new(0),
             spilled: AtomicBool::new(false),
@@ -132,7 +133,12 @@ impl Ledger {
             .name("ledger".into())
             .spawn(move || writer.run())
             .map_err(|error| LedgerError::io(path, &error))?;
-        Ok(Arc::new(Ledger { shared, commands, writer: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Ledger {
+            shared,
+            commands,
+            writer: Mutex::new(Some(thread)),
+            now: options.now,
+        }))
     }
 
     /// Adds a row that no hold was taken for.
@@ -211,12 +217,15 @@ impl Ledger {
         read(&connection).map_err(|error| LedgerError::sql(self.path(), &error))
     }
 
-    /// Deletes the attempts before a time; returns how many. Accounts keep their sums, so that a
-    /// budget does not renew with it. Blocks.
+    /// Deletes the attempts that are older than what is `kept`; returns how many. Accounts keep their
+    /// sums, so that a budget does not renew with it. Blocks.
+    ///
+    /// They are as old as the newest of them says, where the clock says more: one that is wrong until
+    /// it is set must not delete what is needed.
     ///
     /// # Errors
     /// The database or the journal can't be written. Nothing is deleted then.
-    pub fn prune(&self, before: DateTime<Utc>) -> Result<u64, LedgerError> {
+    pub fn prune(&self, kept: TimeDelta) -> Result<u64, LedgerError> {
         // What is deleted must not be in the journal any more: after a kill it would be new.
         let newest = self.shared.journal.newest();
         self.shared.leave.store(true, Ordering::Release);
@@ -228,12 +237,15 @@ impl Ledger {
         }
         let mut deleted = 0;
         loop {
-            let at = instant(before);
+            let now = (self.now)();
             let n = self.write(move |db| {
+                let newest = attempts::newest(db)?.map(|newest| newest.min(now));
+                let before = newest.and_then(|newest| newest.checked_sub_signed(kept));
+                let Some(before) = before else { return Ok(0) };
                 db.execute(
                     "DELETE FROM attempts WHERE id IN
                      (SELECT id FROM attempts WHERE at < ?1 ORDER BY at LIMIT ?2)",
-                    params![at, lease::int(PRUNE)],
+                    params![instant(before), lease::int(PRUNE)],
                 )
             })? as u64;
             deleted += n;

@@ -320,14 +320,23 @@ impl Writer {
     }
 
     /// No attempt runs for a week: accounts of windows that ended before that get no cost any
-    /// more.
+    /// more. Of minutes and hours there are too many to be kept so long.
+    ///
+    /// It is no later than the newest row says: with a clock that is wrong until it is set, what was
+    /// spent today would be forgotten.
     fn forget_ended(&mut self) {
-        let ended = (self.now)().timestamp() - 7 * 86_400;
-        let result = self.connection.execute_batch(&format!(
-            "DELETE FROM leases WHERE ends < {ended};
-             DELETE FROM accounts WHERE ends < {ended};
-             DELETE FROM alerts WHERE until < {ended};",
-        ));
+        let now = (self.now)();
+        let result = attempts::newest(&self.connection).and_then(|newest| {
+            let Some(now) = newest.map(|newest| newest.min(now).timestamp()) else { return Ok(()) };
+            let (ended, short) = (now - 7 * 86_400, now - lease::SHORT);
+            self.connection.execute_batch(&format!(
+                "DELETE FROM leases WHERE ends < {ended};
+                 DELETE FROM leases WHERE ends < {short} AND per IN ('minute', 'hour');
+                 DELETE FROM accounts WHERE ends < {ended};
+                 DELETE FROM accounts WHERE ends < {short} AND per IN ('minute', 'hour');
+                 DELETE FROM alerts WHERE until < {ended};",
+            ))
+        });
         self.known.forget();
         if let Err(error) = result {
             log::warn!("ledger: {}", LedgerError::sql(&self.shared.path, &error));
