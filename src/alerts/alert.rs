@@ -107,8 +107,8 @@ pub struct Alert {
 impl Alert {
     /// The name under which a share of an account's window is told.
     pub fn budget_share_name(account: &AccountView, share: u32) -> String {
-        let (kind, id, per) = (account.kind, &account.id, account.per);
-        format!("budget_share {} {share}", window(kind, id, per, account.window_end))
+        let AccountView { kind, id, per, cap, window_end, .. } = account;
+        format!("budget_share {} {share}", window(*kind, id, *per, *cap, *window_end))
     }
 
     /// A share (in millionths) of a budget is spent.
@@ -163,7 +163,8 @@ impl Alert {
             ("cap_usd", Field::Usd(refusal.cap)),
         ]);
         fields.extend(refusal.window_end.map(|end| ("window_end", time(end))));
-        let window = window(refusal.kind, &refusal.id, refusal.per, refusal.window_end);
+        let Refusal { kind, id, per, cap, window_end, .. } = refusal;
+        let window = window(*kind, id, *per, *cap, *window_end);
         let once = Once::in_window(format!("budget_refused {window}"), refusal.window_end);
         Alert { kind: Kind::BudgetRefused, text, fields, once }
     }
@@ -304,9 +305,11 @@ impl Alert {
 /// What the names of alerts about breakers begin with; the target's name follows.
 pub const BREAKER: &str = "breaker_opened ";
 
-fn window(kind: ScopeKind, id: &str, per: Per, end: Option<DateTime<Utc>>) -> String {
+/// What is said of a budget is said of its cap too: once that is raised, nobody has been told yet
+/// that the rest is spent as well. A total has no next window to tell it in.
+fn window(kind: ScopeKind, id: &str, per: Per, cap: NanoUsd, end: Option<DateTime<Utc>>) -> String {
     let end = end.map_or(0, |end| end.timestamp());
-    format!("{kind} {id} {per} {end}")
+    format!("{kind} {id} {per} {end} {}", cap.0)
 }
 
 fn scope(kind: ScopeKind, id: &str, per: Per) -> Vec<(&'static str, Field)> {

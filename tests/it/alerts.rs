@@ -185,6 +185,40 @@ async fn each_share_of_a_budget_is_told_once_and_signed_also_after_a_restart() {
     assert!(!log.contains("S3CRETPATH") && !log.contains(SECRET), "{log}");
 }
 
+/// What was told of the old cap says nothing of the new one.
+#[tokio::test]
+async fn a_raised_budget_is_told_of_as_a_new_one() {
+    let (provider, receiver) = (provider(), Receiver::start(&[]).await);
+    let text = |usd: &str, shares: &str| {
+        let key = format!("budgets: [ {{ usd: {usd}, per: total }} ]");
+        config(&provider, &key, &receiver.section(&format!(", budget_at: {shares}")))
+    };
+    let mut server = Server::start(&text("0.02", "[0.5]"));
+    assert_eq!(cent(&server).await, 200);
+    receiver.kind("budget_share", 1).await;
+    assert_eq!(cent(&server).await, 200);
+    assert_eq!(cent(&server).await, 429);
+    receiver.kind("budget_refused", 1).await;
+    std::fs::write(server.config_file(), text("0.04", "[0.5]")).unwrap();
+    server.signal("HUP");
+    eventually(SOON, || server.stderr().iter().any(|l| l.contains("reloaded: generation 2"))).await;
+    assert_eq!(cent(&server).await, 200);
+    let shares = receiver.kind("budget_share", 2).await;
+    assert_eq!((&shares[1]["share"], &shares[1]["cap_usd"]), (&0.5.into(), &0.04.into()));
+    assert_eq!(cent(&server).await, 200);
+    assert_eq!(cent(&server).await, 429);
+    assert_eq!(receiver.kind("budget_refused", 2).await[1]["cap_usd"], 0.04);
+    // The same cap is no news to the next process, which tells what is.
+    server.signal("TERM");
+    assert!(server.wait_exit(SOON).is_some());
+    let server = server.again();
+    assert_eq!(cent(&server).await, 429);
+    std::fs::write(server.config_file(), text("0.04", "[0.5, 0.9]")).unwrap();
+    server.signal("HUP");
+    assert_eq!(receiver.kind("budget_share", 3).await[2]["share"], 0.9);
+    assert_eq!(receiver.got().len(), 5);
+}
+
 #[tokio::test]
 async fn all_shares_passed_at_once_are_told() {
     let (provider, receiver) = (provider(), Receiver::start(&[]).await);

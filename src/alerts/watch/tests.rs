@@ -49,6 +49,23 @@ fn each_share_is_told_once_per_window() {
 }
 
 #[test]
+fn a_share_of_a_raised_cap_is_news() {
+    let (mut quiet, now) = (Quiet::default(), at("2026-11-21T10:00:00Z"));
+    let total = |spent, cap| AccountView {
+        per: Per::Total,
+        cap: NanoUsd(cap),
+        window_end: None,
+        ..account(spent, "2026-11-22T00:00:00Z")
+    };
+    assert_eq!(tell(&mut quiet, total(1_000, 1_000), now), [800_000, 1_000_000]);
+    assert_eq!(tell(&mut quiet, total(1_000, 10_000), now), [0u64; 0]);
+    assert_eq!(tell(&mut quiet, total(8_000, 10_000), now), [800_000]);
+    assert_eq!(tell(&mut quiet, total(9_900, 10_000), now), [0u64; 0]);
+    // Lowered again to what it was: that has been told.
+    assert_eq!(tell(&mut quiet, total(9_900, 1_000), now), [0u64; 0]);
+}
+
+#[test]
 fn what_is_told_can_be_read_by_people() {
     let alert = Alert::budget_share(&account(812_500_000, "2026-11-22T00:00:00Z"), 800_000);
     let text = "80 % of the budget of the key `web` is spent: $0.8125 of $1.00 per day. The window ends at 2026-11-22T00:00:00Z.";
