@@ -51,7 +51,10 @@ impl Lookout {
         let began = Instant::now();
         let _ = self.stop.send(true);
         let _ = tokio::time::timeout(within, self.task).await;
-        self.gateway.alerts.finish(within.saturating_sub(began.elapsed())).await;
+        let left = within.saturating_sub(began.elapsed());
+        let unsent = self.gateway.alerts.finish(left).await;
+        // Who was not told is told by the next process.
+        self.gateway.ledger.unclaim(unsent);
     }
 }
 
@@ -206,11 +209,16 @@ impl Seen {
             self.owed = wanted;
             Vec::new()
         });
+        let mut late = Vec::new();
         for (place, alert) in alerts.iter().enumerate() {
-            if new.get(place).copied().unwrap_or(true) {
-                gateway.alerts.tell(alert, now);
+            if !new.get(place).copied().unwrap_or(true) {
+                gateway.alerts.told_elsewhere(&alert.once.name, now);
+            } else if !gateway.alerts.tell(alert, now) {
+                // The last look took longer than the process had left.
+                late.push(alert.once.name.clone());
             }
         }
+        gateway.ledger.unclaim(late);
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Message {
     pub kind: Kind,
     /// JSON.
     pub body: String,
+    /// The name it was claimed under, where it is told once across restarts.
+    pub claimed: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -52,7 +54,8 @@ impl Message {
         };
         // Strings and numbers always can be written.
         let body = serde_json::to_string(&body).unwrap_or_default();
-        Message { id, kind: alert.kind, body }
+        let claimed = alert.once.kept.then(|| alert.once.name.clone());
+        Message { id, kind: alert.kind, body, claimed }
     }
 }
 

@@ -21,7 +21,7 @@ pub mod watch;
 pub use alert::{Alert, BREAKER, Field, Kind, Once};
 
 use crate::config::snapshot::Webhook;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use message::Message;
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
@@ -34,6 +34,10 @@ use watch::Quiet;
 
 /// So many alerts may wait to be claimed; more are told unclaimed.
 const UNCLAIMED: usize = 100_000;
+
+/// What another process tells is asked for again after this: it may have ended, as after a
+/// hand-over, without having reached anybody.
+const ELSEWHERE: TimeDelta = TimeDelta::minutes(10);
 
 /// Who is told, and what was told already.
 pub struct Alerts {
@@ -84,18 +88,25 @@ impl Alerts {
         std::mem::take(&mut self.unclaimed.lock())
     }
 
-    /// Writes the log line and puts the alert in the queue of every receiver.
-    pub fn tell(&self, alert: &Alert, now: DateTime<Utc>) {
+    /// Writes the log line and puts the alert in the queue of every receiver. Returns whether
+    /// somebody sends what is in the queues: after [`Self::finish`] nobody does.
+    pub fn tell(&self, alert: &Alert, now: DateTime<Utc>) -> bool {
         log::warn!("alert {}: {}", alert.kind.as_str(), alert.text);
         self.results.with_label_values(&[alert.kind.as_str(), "logged"]).inc();
         let receivers = self.receivers.lock();
         if receivers.is_empty() {
-            return;
+            return !*self.stop.borrow();
         }
         let message = Arc::new(Message::new(alert, rand::random(), now));
         for running in &*receivers {
             running.receiver.push(&message, Instant::now());
         }
+        true
+    }
+
+    /// Another process tells this.
+    pub fn told_elsewhere(&self, name: &str, now: DateTime<Utc>) {
+        self.quiet.lock().shorten(name, now + ELSEWHERE);
     }
 
     /// Whether this was told already.
@@ -123,6 +134,9 @@ impl Alerts {
     pub fn follow(&self, webhooks: &[Webhook]) {
         let client = (!webhooks.is_empty()).then(|| self.client());
         let mut receivers = self.receivers.lock();
+        if *self.stop.borrow() {
+            return;
+        }
         let mut before = std::mem::take(&mut *receivers);
         for (place, webhook) in webhooks.iter().enumerate() {
             match before.iter().position(|running| running.receiver.is(webhook)) {
@@ -145,17 +159,22 @@ impl Alerts {
         }
     }
 
-    /// Tries once more what waits, for at most this long.
-    pub async fn finish(&self, within: Duration) {
-        let _ = self.stop.send(true);
+    /// Tries once more what waits, for at most this long. Returns what was claimed, and not every
+    /// receiver could be given: the claims are to be given back.
+    pub async fn finish(&self, within: Duration) -> Vec<String> {
+        self.stop.send_replace(true);
         let running = std::mem::take(&mut *self.receivers.lock());
         let until = tokio::time::Instant::now() + within;
+        let mut unsent = Vec::new();
         for Running { receiver, mut task } in running {
             if tokio::time::timeout_at(until, &mut task).await.is_err() {
                 task.abort();
-                receiver.give_up("failed", "the process ends");
             }
+            // Also what came after the task had seen an empty queue.
+            receiver.give_up("failed", "the process ends");
+            unsent.append(&mut receiver.unsent());
         }
+        unsent
     }
 
     /// Made when the first webhook needs it: it reads the system's certificates.

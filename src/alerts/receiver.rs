@@ -45,6 +45,8 @@ pub struct Receiver {
     waiting: Mutex<VecDeque<Waiting>>,
     news: Notify,
     full: AtomicBool,
+    /// The names of claimed alerts that it might still have taken, had the process gone on.
+    unsent: Mutex<Vec<String>>,
     results: IntCounterVec,
 }
 
@@ -70,6 +72,7 @@ impl Receiver {
             waiting: Mutex::default(),
             news: Notify::new(),
             full: AtomicBool::new(false),
+            unsent: Mutex::default(),
             results,
         })
     }
@@ -126,7 +129,11 @@ impl Receiver {
         while let Some(next) = self.first() {
             match self.send(&client, &next.message).await {
                 (Verdict::Taken, _) => self.end("sent"),
-                (_, why) => self.fail(&next.message, &why),
+                (Verdict::Never, why) => self.fail(&next.message, &why),
+                (Verdict::Later(_), why) => {
+                    self.unsent.lock().extend(next.message.claimed.clone());
+                    self.fail(&next.message, &why);
+                }
             }
         }
     }
@@ -135,11 +142,17 @@ impl Receiver {
     pub fn give_up(&self, result: &str, why: &str) {
         let left = std::mem::take(&mut *self.waiting.lock());
         for waiting in &left {
+            self.unsent.lock().extend(waiting.message.claimed.clone());
             self.count(&waiting.message, result);
         }
         if !left.is_empty() {
             log::error!("alerts: {} were not sent to {}: {why}", left.len(), self.to.load().name);
         }
+    }
+
+    /// What it didn't get and another process is to tell it.
+    pub fn unsent(&self) -> Vec<String> {
+        std::mem::take(&mut self.unsent.lock())
     }
 
     /// Sends one alert; says how long to leave the receiver alone then.

@@ -42,6 +42,13 @@ impl Quiet {
         true
     }
 
+    /// It may be told again from then on, if not before.
+    pub fn shorten(&mut self, name: &str, until: DateTime<Utc>) {
+        if let Some(before) = self.until.get_mut(name) {
+            *before = until.min(*before);
+        }
+    }
+
     /// It is over: the next time it is told at once. Returns whether it had been told.
     pub fn release(&mut self, name: &str) -> bool {
         self.until.remove(name).is_some()

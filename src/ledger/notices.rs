@@ -4,10 +4,11 @@ use super::attempts;
 use super::error::LedgerError;
 use super::lease::{self, amount};
 use super::row::instant;
+use super::writer::Command;
 use super::{Ledger, schema};
 use crate::units::NanoUsd;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use std::path::Path;
 
 /// The right to tell something that is told once, among all processes on this database.
@@ -35,6 +36,34 @@ impl Ledger {
             claims.iter().map(take).collect()
         })
     }
+
+    /// Gives back rights to tell what was not told after all. Doesn't wait for it; it is done
+    /// before the ledger closes.
+    pub fn unclaim(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let job = move |db: &mut Connection| {
+            if let Err(error) = delete(db, &names) {
+                log::error!("alerts: what was not sent is not told again either: {error}");
+            }
+        };
+        if self.commands.send(Command::Job(Box::new(job))).is_err() {
+            log::error!(
+                "alerts: what was not sent is not told again either: {}",
+                LedgerError::Closed
+            );
+        }
+    }
+}
+
+fn delete(db: &mut Connection, names: &[String]) -> rusqlite::Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    {
+        let mut delete = transaction.prepare_cached("DELETE FROM alerts WHERE name = ?1")?;
+        names.iter().try_for_each(|name| delete.execute([name]).map(drop))?;
+    }
+    transaction.commit()
 }
 
 /// What was spent since a time, by the minute in which attempts began (minutes since 1970,
@@ -105,6 +134,22 @@ mod tests {
         drop(ledger);
         let ledger = Ledger::open(&dir.db(), &options()).unwrap();
         assert_eq!(ledger.claim(vec![claim("c"), claim("b")], now).unwrap(), [true, false]);
+    }
+
+    #[test]
+    fn a_claim_that_is_given_back_at_the_end_is_the_next_one_s() {
+        let dir = Dir::new();
+        let now = at("2026-11-21T10:00:00Z");
+        let claims = || {
+            let claim = |name: &str| Claim { name: name.into(), until: now };
+            vec![claim("a"), claim("b"), claim("c")]
+        };
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
+        assert_eq!(ledger.claim(claims(), now).unwrap(), [true; 3]);
+        ledger.unclaim(vec!["a".into(), "never claimed".into(), "c".into()]);
+        ledger.close();
+        let ledger = Ledger::open(&dir.db(), &options()).unwrap();
+        assert_eq!(ledger.claim(claims(), now).unwrap(), [true, false, true]);
     }
 
     #[test]

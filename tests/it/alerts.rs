@@ -219,6 +219,38 @@ async fn a_raised_budget_is_told_of_as_a_new_one() {
     assert_eq!(receiver.got().len(), 5);
 }
 
+/// A budget's share is told once, but to everybody: also to whom nobody answered at until the end.
+#[tokio::test]
+async fn what_a_drain_could_not_send_is_told_by_the_next_process() {
+    for answer in [Some(503), None] {
+        let (provider, down) = (provider(), Receiver::start(&[answer; 100]).await);
+        let (up, late) = (Receiver::start(&[]).await, Receiver::start(&[]).await);
+        let text = |first: &Receiver| {
+            let hooks = format!(
+                "alerts: {{ budget_at: [0.5], webhooks: [ {{ url: \"http://{}\" }}, {{ url: \"http://{}\" }} ] }}\n",
+                first.address, up.address
+            );
+            config(&provider, "budgets: [ { usd: 0.02, per: total } ]", &hooks)
+        };
+        let mut server = Server::start(&text(&down));
+        assert_eq!(cent(&server).await, 200);
+        up.kind("budget_share", 1).await;
+        down.wait(1).await;
+        server.signal("TERM");
+        assert!(server.wait_exit(SOON).is_some());
+        std::fs::write(server.config_file(), text(&late)).unwrap();
+        let mut server = server.again();
+        assert_eq!(late.kind("budget_share", 1).await[0]["share"], 0.5, "{answer:?}");
+        up.kind("budget_share", 2).await;
+        // Now that all have it, it is not told again.
+        server.signal("TERM");
+        assert!(server.wait_exit(SOON).is_some());
+        let claims = rusqlite::Connection::open(server.state_file()).unwrap();
+        let claims = claims.query_row("SELECT count(*) FROM alerts", [], |row| row.get(0));
+        assert_eq!(claims, Ok(1));
+    }
+}
+
 #[tokio::test]
 async fn all_shares_passed_at_once_are_told() {
     let (provider, receiver) = (provider(), Receiver::start(&[]).await);

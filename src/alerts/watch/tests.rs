@@ -66,6 +66,19 @@ fn a_share_of_a_raised_cap_is_news() {
 }
 
 #[test]
+fn what_another_process_tells_is_asked_for_again() {
+    let (mut quiet, now) = (Quiet::default(), at("2026-11-21T10:00:00Z"));
+    let (today, soon) = ("2026-11-22T00:00:00Z", at("2026-11-21T10:10:00Z"));
+    let once = Alert::budget_share(&account(800_000_000, today), 800_000).once;
+    assert!(quiet.say(&once, now));
+    quiet.shorten(&once.name, soon);
+    quiet.shorten(&once.name, at(today));
+    assert!(!quiet.say(&once, at("2026-11-21T10:09:59Z")));
+    assert!(quiet.say(&once, soon));
+    assert!(!quiet.say(&once, at("2026-11-21T10:20:00Z")), "nobody else has told it");
+}
+
+#[test]
 fn what_is_told_can_be_read_by_people() {
     let alert = Alert::budget_share(&account(812_500_000, "2026-11-22T00:00:00Z"), 800_000);
     let text = "80 % of the budget of the key `web` is spent: $0.8125 of $1.00 per day. The window ends at 2026-11-22T00:00:00Z.";
