@@ -27,12 +27,15 @@ use subtle::ConstantTimeEq;
 pub struct AdminApi {
     gateway: Arc<Gateway>,
     reloader: Reloader,
+    /// Whose turn it is to empty the gauges whose series come and go, fill them and read them: of
+    /// two at once, one would read what the other has emptied.
+    scraping: tokio::sync::Mutex<()>,
 }
 
 impl AdminApi {
     /// Over this state.
     pub fn new(gateway: Arc<Gateway>, reloader: Reloader) -> Self {
-        AdminApi { gateway, reloader }
+        AdminApi { gateway, reloader, scraping: tokio::sync::Mutex::default() }
     }
 
     async fn answer(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
@@ -44,7 +47,7 @@ impl AdminApi {
             match path.as_str() {
                 "/healthz" => return json_answer(200, &json!({"status": "ok"})),
                 "/readyz" => return self.ready(),
-                "/metrics" => return self.metrics(),
+                "/metrics" => return self.metrics().await,
                 _ => {}
             }
         }
@@ -90,7 +93,9 @@ impl AdminApi {
         }
     }
 
-    fn metrics(&self) -> Response<Vec<u8>> {
+    async fn metrics(&self) -> Response<Vec<u8>> {
+        let _turn = self.scraping.lock().await;
+        self.publish_config();
         self.publish_memory();
         self.publish_breakers();
         self.publish_budgets();
@@ -103,6 +108,22 @@ impl AdminApi {
         self.gateway.metrics.fallback_rate.set(self.gateway.fallbacks.share(second));
         let body = self.gateway.metrics.render();
         build(200, "text/plain; version=0.0.4; charset=utf-8", body)
+    }
+
+    /// Generation, hash and credential fingerprints, all of one configuration.
+    fn publish_config(&self) {
+        let Gateway { metrics, live, .. } = &*self.gateway;
+        let snapshot = live.snapshot();
+        metrics.config_generation.set(gauge(snapshot.generation));
+        metrics.config_info.reset();
+        metrics.config_info.with_label_values(&[&snapshot.hash]).set(1);
+        metrics.credential.reset();
+        for provider in snapshot.providers.values() {
+            if let Some(key) = &provider.api_key {
+                let labels = [provider.name.as_str(), &key.fingerprint()];
+                metrics.credential.with_label_values(&labels).set(1.0);
+            }
+        }
     }
 
     fn publish_memory(&self) {

@@ -118,7 +118,7 @@ impl Gateway {
             reloading: Mutex::default(),
             named: Mutex::default(),
         };
-        gateway.publish_config();
+        gateway.follow_config();
         Ok(gateway)
     }
 
@@ -179,7 +179,7 @@ impl Gateway {
                 self.budgets.reloaded();
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.metrics.config_reload_ok.set(1);
-                self.publish_config();
+                self.follow_config();
                 self.warm_later();
                 self.alerts.follow(&snapshot.alerts.webhooks);
                 log::info!("configuration reloaded: generation {}", snapshot.generation);
@@ -287,13 +287,9 @@ impl Gateway {
         Roster::of(self.live.snapshot(), &self.keyring, &used)
     }
 
-    /// Shows generation and credential fingerprints as metrics.
-    fn publish_config(&self) {
+    /// What is kept by name follows the configuration in force.
+    fn follow_config(&self) {
         let snapshot = self.live.peek();
-        self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
-        self.metrics.config_info.reset();
-        self.metrics.config_info.with_label_values(&[&snapshot.hash]).set(1);
-        self.metrics.credential.reset();
         self.budgets.set_zone(snapshot.timezone);
         self.budgets.set_fail_open(snapshot.state_on_failure == OnFailure::Open);
         let targets = snapshot.models.values().flat_map(|model| &model.targets);
@@ -321,10 +317,6 @@ impl Gateway {
         for provider in snapshot.providers.values() {
             // As above.
             self.metrics.auth_failures.with_label_values(&[&provider.name]);
-            if let Some(key) = &provider.api_key {
-                let labels = [provider.name.as_str(), &key.fingerprint()];
-                self.metrics.credential.with_label_values(&labels).set(1.0);
-            }
         }
     }
 }

@@ -381,3 +381,63 @@ async fn spending_is_reported_of_whom_it_is_asked_for() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains("gpt,1,1,"), "{told}");
 }
+
+/// Gauges whose series come and go are emptied and filled again: a scrape sees all of it or
+/// none.
+#[tokio::test]
+async fn scrapes_at_the_same_time_and_reloads_take_nothing_from_each_other() {
+    let provider = provider();
+    let key = |n: usize| {
+        let hash = hash(&format!("tb-{n}"));
+        format!(
+            "  - {{ id: k{n}, hash: \"{hash}\", models: [\"*\"], budgets: [ {{ usd: 1, per: day }} ] }}\n"
+        )
+    };
+    let keys: String = (0..50).map(key).collect();
+    let price = "price: { input: 1, output: 2 }";
+    let models: String = (0..20)
+        .map(|n| format!("  m{n}: {{ targets: [ {{ provider: p, model: m{n}, {price} }} ], max_output_tokens: 400 }}\n"))
+        .collect();
+    let server = Server::start(&format!(
+        "listeners: [{{ address: 127.0.0.1:0 }}]\nadmin: {{ address: 127.0.0.1:0, token: {ADMIN_TOKEN} }}\n\
+         server: {{ threads: 4 }}\nstate: {{ path: state.db }}\nkeys:\n{keys}\
+         providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\", api_key: sk-provider }}\nmodels:\n{models}",
+        provider.base()
+    ));
+    // Accounts are shown once somebody has spent of them.
+    for n in 0..50 {
+        let request = client().post(server.url("/v1/chat/completions"));
+        let request = request.bearer_auth(format!("tb-{n}")).json(&chat("m0"));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    let expected = [
+        ("tollbar_budget_spent_usd{", 50),
+        ("tollbar_budget_held_usd{", 50),
+        ("tollbar_budget_cap_usd{", 50),
+        ("tollbar_breaker_open{", 20),
+        ("tollbar_config_info{", 1),
+        ("tollbar_credential_info{", 1),
+    ];
+    let scrapers: Vec<_> = (0..4)
+        .map(|_| {
+            let url = server.admin_url("/metrics");
+            tokio::spawn(async move {
+                let client = client();
+                for _ in 0..100 {
+                    let text = client.get(&url).send().await.unwrap().text().await.unwrap();
+                    for (name, n) in expected {
+                        let found = text.lines().filter(|line| line.starts_with(name)).count();
+                        assert_eq!(found, n, "{name}");
+                    }
+                }
+            })
+        })
+        .collect();
+    while !scrapers.iter().all(|scraper| scraper.is_finished()) {
+        let reload = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+        assert_eq!(reload.send().await.unwrap().status(), 200);
+    }
+    for scraper in scrapers {
+        scraper.await.unwrap();
+    }
+}
