@@ -3,6 +3,7 @@
 use crate::memory;
 use crate::state::Gateway;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -12,6 +13,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often it is asked again what the watermark is: a control group's limit can be changed.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What becomes of the keys of other processes when the state file can't be read.
+const KEYS_UNREAD: &str = "changes of keys by another process can't be read";
+
 /// How often limits that nothing is taken of are forgotten.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -20,66 +24,62 @@ const IDLE_AND_OVER: Duration = Duration::from_secs(5);
 
 /// Deletes ledger rows that are older than `state.retention`, once an hour.
 pub async fn prune(gateway: Arc<Gateway>) {
-    let mut hourly = interval(Duration::from_secs(3600));
-    loop {
-        hourly.tick().await;
+    again("old ledger rows stay", Duration::from_secs(3600), move || {
         let kept = gateway.live.peek().state_retention;
         let kept = kept.and_then(|kept| chrono::TimeDelta::from_std(kept).ok());
-        let Some(kept) = kept else { continue };
-        let ledger = gateway.ledger.clone();
-        match tokio::task::spawn_blocking(move || ledger.prune(kept)).await {
-            Ok(Ok(rows)) => log::info!("{rows} ledger rows were older than state.retention"),
-            Ok(Err(error)) => log::error!("old ledger rows stay: {error}"),
-            Err(_) => return,
+        let Some(kept) = kept else { return };
+        match gateway.ledger.prune(kept) {
+            Ok(rows) => log::info!("{rows} ledger rows were older than state.retention"),
+            Err(error) => log::error!("old ledger rows stay: {error}"),
         }
-    }
+    })
+    .await;
 }
 
 /// Takes over keys that another process has changed in the same state file: during an upgrade
 /// two processes serve.
 pub async fn follow_keys(gateway: Arc<Gateway>) {
-    let mut often = interval(Duration::from_secs(1));
-    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failed = false;
-    loop {
-        often.tick().await;
-        let own = gateway.clone();
-        let refresh = move || {
-            let mut changing = None;
-            let changed = own.keyring.refresh(|ids| {
-                changing = Some(own.budgets.changing(ids.iter().cloned()));
-            });
-            drop(changing);
-            changed
-        };
-        let Ok(result) = tokio::task::spawn_blocking(refresh).await else {
-            return;
-        };
-        if let Ok(changed) = result.as_ref()
-            && !changed.is_empty()
-        {
-            gateway.revise_keys(changed);
+    let failed = AtomicBool::new(false);
+    again(KEYS_UNREAD, Duration::from_secs(1), move || {
+        let mut changing = None;
+        let changed = gateway.keyring.refresh(|ids| {
+            changing = Some(gateway.budgets.changing(ids.iter().cloned()));
+        });
+        drop(changing);
+        let failed_before = failed.swap(changed.is_err(), Ordering::Relaxed);
+        match changed {
+            Ok(changed) if changed.is_empty() => {}
+            Ok(changed) => gateway.revise_keys(&changed),
+            Err(error) if !failed_before => log::error!("{KEYS_UNREAD}: {error}"),
+            Err(_) => {}
         }
-        if let Err(error) = &result
-            && !failed
-        {
-            log::error!("changes of keys by another process can't be read: {error}");
-        }
-        failed = result.is_err();
-    }
+    })
+    .await;
 }
 
 /// Forgets what was limited a minute ago and isn't any more, once a minute: a window takes 2 KB, and
 /// keys that are made for one job are never asked for again.
 pub async fn forget_idle(gateway: Arc<Gateway>) {
-    let mut often = interval(IDLE);
+    again("idle limits are not forgotten", IDLE, move || {
+        gateway.limiter.keep(|_, _| false, std::time::Instant::now());
+    })
+    .await;
+}
+
+/// Does this at once and then again and again, not on a worker thread, as long as the runtime
+/// lives. A panic is said, with what comes of it, and is not the end: nobody would do it any more
+/// and nothing would show it.
+async fn again(otherwise: &str, period: Duration, job: impl Fn() + Send + Sync + 'static) {
+    let job = Arc::new(job);
+    let mut often = interval(period);
     often.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         often.tick().await;
-        let limiter = gateway.limiter.clone();
-        let forget = move || limiter.keep(|_, _| false, std::time::Instant::now());
-        if tokio::task::spawn_blocking(forget).await.is_err() {
-            return;
+        let once = job.clone();
+        match tokio::task::spawn_blocking(move || once()).await {
+            Ok(()) => {}
+            Err(error) if error.is_panic() => log::error!("{otherwise}: {error}; tried again"),
+            Err(_) => return,
         }
     }
 }
@@ -181,6 +181,26 @@ impl Over {
                 "memory: nothing runs and {} MiB are still in use: server.max_memory is less than this configuration needs. Raise it",
                 gateway.memory.resident() >> 20
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[tokio::test]
+    async fn a_panic_is_not_the_end() {
+        let (done, mut times) = tokio::sync::mpsc::unbounded_channel();
+        let begun = AtomicU32::new(0);
+        let job = move || {
+            assert!(begun.fetch_add(1, Ordering::Relaxed) != 1, "the second fails");
+            let _ = done.send(());
+        };
+        tokio::select! {
+            () = again("the test", Duration::from_millis(1), job) => panic!("it ended"),
+            () = async { for _ in 0..3 { times.recv().await.unwrap(); } } => {}
         }
     }
 }
