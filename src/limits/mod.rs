@@ -178,7 +178,8 @@ impl Limiter {
         now.saturating_duration_since(self.epoch)
     }
 
-    /// The demands that limit anything, each scope once, in the one order of locking.
+    /// The demands that limit anything, each scope once, in the one order of locking. What runs in
+    /// a scope without any limit is not counted, so that it costs no lock that all requests share.
     fn wanted(&self, demands: &[Demand<'_>]) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = Vec::with_capacity(demands.len());
         for (order, demand) in demands.iter().enumerate() {

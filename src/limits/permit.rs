@@ -19,7 +19,6 @@ pub struct Permit {
 /// What was taken of one scope.
 struct Part {
     gauge: Arc<Gauge>,
-    parallel: bool,
     rpm: Option<Slot>,
     tpm: Option<Slot>,
 }
@@ -52,10 +51,10 @@ impl Permit {
         clock: Duration,
     ) {
         self.tokens = tokens;
-        let mut part = Part { gauge: gauge.clone(), parallel: false, rpm: None, tpm: None };
+        let mut part = Part { gauge: gauge.clone(), rpm: None, tpm: None };
+        // Whether it is limited or not: a reload may limit it while this runs.
+        taken.parallel += 1;
         if let Some(max) = limits.parallel {
-            taken.parallel += 1;
-            part.parallel = true;
             self.note(LimitName::Parallel, max, taken.parallel, PARALLEL_RESET);
         }
         if let Some(max) = limits.rpm {
@@ -122,10 +121,8 @@ impl Permit {
 
 impl Part {
     fn leave(&self) {
-        if self.parallel {
-            let mut taken = self.gauge.taken.lock();
-            taken.parallel = taken.parallel.saturating_sub(1);
-        }
+        let mut taken = self.gauge.taken.lock();
+        taken.parallel = taken.parallel.saturating_sub(1);
     }
 }
 

@@ -226,3 +226,19 @@ fn cost_of_an_admission() {
         println!("{name}: {} ns", began.elapsed().as_nanos() / 1_000_000);
     }
 }
+
+#[test]
+fn parallel_that_a_reload_adds_counts_what_runs_already() {
+    let now = Instant::now();
+    let limiter = Limiter::new(now);
+    let mut running: Vec<_> = (0..3)
+        .map(|_| limiter.admit(&[key("k", limits(Some(9), None, None))], 1, now).unwrap())
+        .collect();
+    let added = || limiter.admit(&[key("k", limits(Some(9), None, Some(3)))], 1, now);
+    assert_eq!(added().err().unwrap().limit, LimitName::Parallel);
+    running.pop();
+    running.push(added().unwrap());
+    assert!(added().is_err());
+    drop(running);
+    assert_eq!(limiter.in_use(), 0);
+}
