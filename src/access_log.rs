@@ -2,16 +2,14 @@
 //! Never a key, never a prompt, never a path's query.
 
 use crate::json_line::{JsonLine, field};
+use crate::outlet::{Batch, Outlet};
 use chrono::{DateTime, SecondsFormat, Utc};
-use parking_lot::{Condvar, Mutex};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Bytes of lines waiting for the writer. Past it lines are dropped and counted: a slow log
-/// reader must not stop requests.
+/// Bytes of lines that wait for a slow reader. Past it lines are dropped and counted.
 const QUEUE: usize = 32 << 20;
 
 /// How long the first line waits for others. In that time their makers wake nobody.
@@ -107,24 +105,11 @@ impl Entry<'_> {
     }
 }
 
-/// The sending end, cheap to share.
+/// The sending end.
 pub struct AccessLog {
-    shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    lines: Mutex<Lines>,
-    changed: Condvar,
+    outlet: Outlet,
     /// Lines that could not be written and nobody has asked for yet.
-    lost: AtomicU64,
-}
-
-#[derive(Default)]
-struct Lines {
-    bytes: Vec<u8>,
-    closed: bool,
+    lost: Arc<AtomicU64>,
 }
 
 impl AccessLog {
@@ -132,76 +117,45 @@ impl AccessLog {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(out: Box<dyn Write + Send>) -> std::io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let lines = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(&lines, out))?;
-        Ok(AccessLog { shared, writer: Mutex::new(Some(writer)) })
+    pub fn start(mut out: Box<dyn Write + Send>) -> std::io::Result<Self> {
+        let lost = Arc::<AtomicU64>::default();
+        let counted = lost.clone();
+        let mut broken = false;
+        // A reader that went away, or a disk that is full, is not the requests' affair.
+        let write = move |batch: &Batch<'_>| {
+            let written = out.write_all(batch.bytes).and_then(|()| out.flush());
+            let was_broken = std::mem::replace(&mut broken, written.is_err());
+            match written {
+                Err(error) => {
+                    counted.fetch_add(batch.lines, Ordering::Relaxed);
+                    if !was_broken {
+                        log::error!("the access log can't be written, its lines are lost: {error}");
+                    }
+                }
+                Ok(()) if was_broken => log::info!("the access log is written again"),
+                Ok(()) => {}
+            }
+        };
+        Ok(AccessLog { outlet: Outlet::start("access-log", QUEUE, GATHER, write)?, lost })
     }
 
     /// Hands a line to the writer. Returns `false` when it had to be dropped.
     #[must_use]
     pub fn log(&self, entry: &Entry<'_>) -> bool {
-        let line = entry.line();
-        let first = {
-            let mut lines = self.shared.lines.lock();
-            if lines.closed || lines.bytes.len() + line.len() > QUEUE {
-                return false;
-            }
-            lines.bytes.extend_from_slice(&line);
-            lines.bytes.len() == line.len()
-        };
-        if first {
-            self.shared.changed.notify_one();
-        }
-        true
+        self.outlet.push(&entry.line())
     }
 
     /// How many lines could not be written since this was asked last.
     pub fn lost(&self) -> u64 {
-        self.shared.lost.swap(0, Ordering::Relaxed)
+        self.lost.swap(0, Ordering::Relaxed)
     }
 
-    /// Waits until everything logged so far is written. Nothing is logged after this.
-    pub fn flush(&self) {
-        self.shared.lines.lock().closed = true;
-        self.shared.changed.notify_one();
-        if let Some(writer) = self.writer.lock().take() {
-            let _ = writer.join();
-        }
-    }
-}
-
-fn write(shared: &Shared, mut out: Box<dyn Write + Send>) {
-    let mut batch = Vec::new();
-    let mut broken = false;
-    loop {
-        let closed = {
-            let mut lines = shared.lines.lock();
-            shared.changed.wait_while(&mut lines, |lines| lines.bytes.is_empty() && !lines.closed);
-            if !lines.closed {
-                shared.changed.wait_for(&mut lines, GATHER);
-            }
-            std::mem::swap(&mut lines.bytes, &mut batch);
-            lines.closed
-        };
-        // A reader that went away, or a disk that is full, is not the requests' affair.
-        let written = out.write_all(&batch).and_then(|()| out.flush());
-        if let Err(error) = &written {
-            let lines = memchr::memchr_iter(b'\n', &batch).count() as u64;
-            shared.lost.fetch_add(lines, Ordering::Relaxed);
-            if !broken {
-                log::error!("the access log can't be written, its lines are lost: {error}");
-            }
-        } else if broken && !batch.is_empty() {
-            log::info!("the access log is written again");
-        }
-        broken = written.is_err() || (broken && batch.is_empty());
-        batch.clear();
-        if closed {
-            return;
+    /// Waits until everything logged so far is written, up to `within`. Nothing is logged after
+    /// this.
+    pub fn finish(&self, within: Duration) {
+        let lines = self.outlet.finish(within);
+        if lines > 0 {
+            log::error!("{lines} lines of the access log are lost: nobody has read them in time");
         }
     }
 }
@@ -209,6 +163,7 @@ fn write(shared: &Shared, mut out: Box<dyn Write + Send>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
 
     fn entry(id: &str) -> Entry<'_> {
@@ -310,7 +265,7 @@ mod tests {
             assert_eq!(std::mem::take(&mut lost), 1);
         }
         assert!(log.log(&entry("r")));
-        log.flush();
+        log.finish(Duration::from_secs(60));
         assert_eq!(log.lost(), 0);
     }
 
@@ -329,7 +284,7 @@ mod tests {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        log.flush();
+        log.finish(Duration::from_secs(60));
         assert!(!log.log(&entry("late")));
         let text = String::from_utf8(sink.0.lock().clone()).unwrap();
         assert_eq!(text.lines().count(), 2000);

@@ -5,7 +5,7 @@ use crate::config::{self, Environment, ProcessEnvironment};
 use crate::ledger::{self, Filter};
 use crate::reload::Source;
 use crate::server::{self, Options};
-use crate::{demo, keygen};
+use crate::{demo, keygen, logging};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -98,7 +98,10 @@ fn run(file: &ConfigFile, upgrade: bool) -> ExitCode {
         Ok(path) => path,
         Err(code) => return code,
     };
-    crate::logging::start();
+    let log = match logging::start() {
+        Ok(log) => log,
+        Err(error) => return demo::no_log(&error),
+    };
     let options = Options {
         source: Source::File(path),
         environment: Box::new(ProcessEnvironment),
@@ -111,7 +114,7 @@ fn run(file: &ConfigFile, upgrade: bool) -> ExitCode {
             log::info!("admin on http://{}", ready.admin);
         }),
     };
-    demo::finish(server::run(options))
+    demo::finish(server::run(options), &log)
 }
 
 fn check(file: &ConfigFile) -> ExitCode {

@@ -2,6 +2,7 @@
 
 use crate::config::{Environment, ProcessEnvironment};
 use crate::keygen;
+use crate::logging::{self, Log};
 use crate::reload::Source;
 use crate::server::{self, Options, Ready};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,20 +28,23 @@ impl Environment for DemoEnvironment {
 
 /// Runs the demo until it is interrupted.
 pub fn main() -> ExitCode {
-    crate::logging::start();
+    let log = match logging::start() {
+        Ok(log) => log,
+        Err(error) => return no_log(&error),
+    };
     let Ok(runtime) =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
     else {
-        eprintln!("tollbar: no thread for the simulated provider.\ncheck the process's limits.");
+        log.last_word("no thread for the simulated provider.\ncheck the process's limits.");
         return ExitCode::FAILURE;
     };
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let provider = match runtime.block_on(async { Provider::start(local, None) }) {
         Ok(provider) => provider,
         Err(error) => {
-            eprintln!(
-                "tollbar: the simulated provider can't listen: {error}\nis there a loopback interface?"
-            );
+            log.last_word(format_args!(
+                "the simulated provider can't listen: {error}\nis there a loopback interface?"
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -48,10 +52,10 @@ pub fn main() -> ExitCode {
     let admin_token = keygen::generate(&mut rand::rng()).plain;
     let state = std::env::temp_dir().join(format!("tollbar-demo-{}", std::process::id()));
     if let Err(error) = std::fs::create_dir_all(&state) {
-        eprintln!(
-            "tollbar: {}: {error}\nset TMPDIR to a folder that can be written.",
+        log.last_word(format_args!(
+            "{}: {error}\nset TMPDIR to a folder that can be written.",
             state.display()
-        );
+        ));
         return ExitCode::FAILURE;
     }
     let listen = |name, port: u16| {
@@ -76,7 +80,7 @@ pub fn main() -> ExitCode {
             print!("{}", welcome(ready, key.plain.expose(), admin_token.expose()))
         }),
     };
-    let code = finish(server::run(options));
+    let code = finish(server::run(options), &log);
     drop(provider);
     // A demo remembers nothing; what can't be removed is left to the system's own cleaning.
     let _ = std::fs::remove_dir_all(&state);
@@ -85,14 +89,20 @@ pub fn main() -> ExitCode {
 }
 
 /// Turns the end of a server into an exit code.
-pub fn finish(result: Result<(), server::StartError>) -> ExitCode {
+pub fn finish(result: Result<(), server::StartError>, log: &Log) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tollbar: {error}");
+            log.last_word(error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// The exit code where there is not even a log.
+pub fn no_log(error: &std::io::Error) -> ExitCode {
+    eprintln!("tollbar: no thread for the log: {error}\ncheck the process's limits.");
+    ExitCode::FAILURE
 }
 
 fn welcome(ready: &Ready, key: &str, admin_token: &str) -> String {

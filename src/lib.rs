@@ -54,6 +54,7 @@ pub mod reload;
 pub mod metrics;
 pub mod systemd;
 pub mod memory;
+pub mod outlet;
 pub mod access_log;
 pub mod resolve;
 pub mod alerts;

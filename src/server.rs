@@ -10,6 +10,7 @@ use crate::listen::{self, Listening, Patience};
 use crate::lookout::Lookout;
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::outlet::LAST_LINES;
 use crate::proxy::Edge;
 use crate::reload::{Live, Source};
 use crate::reloader::Reloader;
@@ -134,8 +135,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
     runtime.shutdown_timeout(Duration::from_millis(500));
-    gateway.access_log.flush();
+    // The money first: whoever reads the log may hang.
     gateway.ledger.close();
+    gateway.access_log.finish(LAST_LINES);
     result
 }
 

@@ -42,6 +42,7 @@ mod streams;
 mod support;
 mod systemd;
 mod trust;
+mod unread;
 mod upgrade;
 mod waiting;
 mod warm;

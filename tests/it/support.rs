@@ -2,8 +2,11 @@
 #![allow(dead_code)]
 
 pub use crate::raw::Raw;
+use std::io::Write;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +98,52 @@ impl Drop for Scratch {
     }
 }
 
+/// A standard output of a process that is read only when the test wants it.
+pub struct Unread {
+    read: UnixStream,
+    write: UnixStream,
+}
+
+impl Unread {
+    pub fn new() -> Self {
+        let (read, write) = UnixStream::pair().unwrap();
+        Unread { read, write }
+    }
+
+    /// The end for the process.
+    pub fn end(&self) -> Stdio {
+        OwnedFd::from(self.write.try_clone().unwrap()).into()
+    }
+
+    /// From now on a write to it waits for a reader.
+    pub fn fill(&self) {
+        // Both ends of a descriptor's copies share this: the process must not be writing now.
+        self.write.set_nonblocking(true).unwrap();
+        while (&self.write).write(b"full\n").is_ok() {}
+        self.write.set_nonblocking(false).unwrap();
+    }
+
+    /// Reads on, and to its end.
+    pub fn read(&self) -> Arc<Mutex<Vec<String>>> {
+        collect(self.read.try_clone().unwrap())
+    }
+
+    /// Reads as far as a line with this.
+    fn read_to(&self, last: &str, sink: &Mutex<Vec<String>>) {
+        // A process that doesn't start never says it.
+        self.read.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for line in BufReader::new(&self.read).lines() {
+            let Ok(line) = line else { panic!("{:?}", sink.lock().unwrap()) };
+            let end = line.contains(last);
+            sink.lock().unwrap().push(line);
+            if end {
+                break;
+            }
+        }
+        self.read.set_read_timeout(None).unwrap();
+    }
+}
+
 /// `tollbar run` as a child process; killed when dropped.
 pub struct Server {
     child: Child,
@@ -144,6 +193,29 @@ impl Server {
         Self::start_as(scratch, command)
     }
 
+    /// Starts it with its own log on this, which is read as far as that it listens.
+    pub fn start_unread(config: &str, stderr: &Unread) -> Self {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "-c"]).arg(scratch.0.join("tollbar.yaml"));
+        let mut server = Self::spawn_on(scratch, command, Stdio::piped(), stderr.end());
+        stderr.read_to("admin on http://", &server.stderr);
+        server.wait_ready();
+        server
+    }
+
+    /// Starts it with its access log on this.
+    pub fn start_unlogged(config: &str, stdout: &Unread) -> Self {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "-c"]).arg(scratch.0.join("tollbar.yaml"));
+        let mut server = Self::spawn_on(scratch, command, stdout.end(), Stdio::piped());
+        server.wait_ready();
+        server
+    }
+
     /// Starts a process that waits for this one's sockets. See [`Self::wait_ready`].
     pub fn successor(&self) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
@@ -158,17 +230,21 @@ impl Server {
         server
     }
 
-    fn spawn_as(scratch: Scratch, mut command: Command) -> Self {
+    fn spawn_as(scratch: Scratch, command: Command) -> Self {
+        Self::spawn_on(scratch, command, Stdio::piped(), Stdio::piped())
+    }
+
+    fn spawn_on(scratch: Scratch, mut command: Command, stdout: Stdio, stderr: Stdio) -> Self {
         let mut child = command
             // Webhooks may go through a proxy; those of the tests are on this host.
             .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .unwrap();
-        let stdout = collect(child.stdout.take().unwrap());
-        let stderr = collect(child.stderr.take().unwrap());
+        let stdout = child.stdout.take().map(collect).unwrap_or_default();
+        let stderr = child.stderr.take().map(collect).unwrap_or_default();
         Server {
             child,
             scratch,
