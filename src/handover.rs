@@ -15,6 +15,7 @@ use rustix::net::{
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -136,10 +137,11 @@ pub struct Heir {
 }
 
 /// Gives the sockets to a process that waits for them; returns when it serves. It is looked for
-/// until `patience` is over or `hope` is lost. Blocks.
+/// until `patience` is over, and `hope` is asked every 20 ms: when it is lost, the other process can
+/// tell no more that it serves. Blocks.
 ///
 /// # Errors
-/// Nobody took them, or whoever did never served.
+/// Nobody took them, whoever did never served, or what `hope` says.
 pub fn give(
     path: &Path,
     sockets: &[(String, OwnedFd)],
@@ -148,26 +150,49 @@ pub fn give(
 ) -> io::Result<Heir> {
     let until = Instant::now() + patience;
     let mut to = loop {
+        hope()?;
         match UnixStream::connect(path) {
             Ok(to) => break to,
             Err(error) if Instant::now() >= until => {
                 let what = format!("no process waits at {}: {error}", path.display());
                 return Err(io::Error::new(error.kind(), what));
             }
-            Err(_) => {
-                hope()?;
-                std::thread::sleep(LOOK);
-            }
+            Err(_) => std::thread::sleep(LOOK),
         }
     };
     let pid = same_user(&to)?;
     send(&to, sockets)?;
-    to.set_read_timeout(Some(FOR_SERVING))?;
-    let mut word = [0; SERVING.len()];
-    to.read_exact(&mut word).map_err(|error| {
-        io::Error::new(error.kind(), format!("process {pid} took the sockets but doesn't serve"))
-    })?;
-    Ok(Heir { pid, _waits: to })
+    to.set_read_timeout(Some(LOOK))?;
+    let until = Instant::now() + FOR_SERVING;
+    let mut word = Vec::new();
+    loop {
+        let over = match hear(&mut to, &mut word) {
+            Ok(true) => return Ok(Heir { pid, _waits: to }),
+            Ok(false) if Instant::now() < until => hope(),
+            Ok(false) | Err(_) => {
+                let what = format!("process {pid} took the sockets but doesn't serve");
+                Err(io::Error::other(what))
+            }
+        };
+        let Err(why) = over else { continue };
+        // Either the word is there by now, or it can't come any more.
+        to.shutdown(Shutdown::Read)?;
+        return match hear(&mut to, &mut word) {
+            Ok(true) => Ok(Heir { pid, _waits: to }),
+            _ => Err(why),
+        };
+    }
+}
+
+/// Whether all of [`SERVING`] has come; as long as the read timeout is waited for it.
+fn hear(from: &mut UnixStream, word: &mut Vec<u8>) -> io::Result<bool> {
+    let rest = SERVING.len().saturating_sub(word.len());
+    match from.take(rest as u64).read_to_end(word) {
+        Ok(_) if word == SERVING => Ok(true),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn send(to: &UnixStream, sockets: &[(String, OwnedFd)]) -> io::Result<()> {
@@ -238,8 +263,7 @@ mod tests {
     #[test]
     fn a_process_that_dies_with_the_sockets_is_no_heir() {
         let path = path("dies");
-        let sockets =
-            vec![("a".to_owned(), OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()))];
+        let sockets = one_socket();
         let dying = {
             let path = path.clone();
             std::thread::spawn(move || drop(Inheritance::wait(&path, Duration::from_secs(10))))
@@ -249,5 +273,58 @@ mod tests {
         dying.join().unwrap();
         let error = give(&path, &sockets, Duration::ZERO, || Ok(())).err().unwrap();
         assert!(error.to_string().contains("no process waits"), "{error}");
+    }
+
+    fn one_socket() -> Vec<(String, OwnedFd)> {
+        vec![("a".to_owned(), OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()))]
+    }
+
+    /// Lost while the other process has the sockets and loads.
+    #[test]
+    fn when_hope_is_lost_nobody_can_become_the_heir() {
+        let path = path("lost");
+        let taking = {
+            let path = path.clone();
+            std::thread::spawn(move || Inheritance::wait(&path, Duration::from_secs(10)).unwrap())
+        };
+        let (began, sockets) = (Instant::now(), one_socket());
+        let mut asked_with_sockets_given = 0;
+        let hope = || {
+            asked_with_sockets_given += usize::from(taking.is_finished());
+            match asked_with_sockets_given {
+                3.. => Err(io::Error::other("no more hope")),
+                _ => Ok(()),
+            }
+        };
+        let error = give(&path, &sockets, Duration::from_secs(10), hope).err().unwrap();
+        assert!(error.to_string().contains("no more hope"), "{error}");
+        assert!(began.elapsed() < FOR_SERVING / 4, "{:?}", began.elapsed());
+        let mut late = taking.join().unwrap();
+        assert!(late.from.write_all(SERVING).is_err(), "it is too late to tell");
+    }
+
+    /// Whoever has told that it serves is the heir, also when hope is lost at that moment.
+    #[test]
+    fn a_word_that_is_there_counts_when_hope_is_lost() {
+        let path = path("told");
+        let (send, taken) = std::sync::mpsc::channel();
+        let taking = {
+            let path = path.clone();
+            let wait = move || Inheritance::wait(&path, Duration::from_secs(10)).unwrap();
+            std::thread::spawn(move || send.send(wait()).unwrap())
+        };
+        let mut kept = None;
+        let hope = || match taken.try_recv() {
+            Ok(mut taken) => {
+                taken.from.write_all(SERVING).unwrap();
+                kept = Some(taken);
+                Err(io::Error::other("no more hope"))
+            }
+            Err(_) => Ok(()),
+        };
+        let heir = give(&path, &one_socket(), Duration::from_secs(10), hope).unwrap();
+        assert_eq!(heir.pid, std::process::id());
+        taking.join().unwrap();
+        assert!(kept.is_some());
     }
 }

@@ -17,7 +17,7 @@ use crate::reloader::Reloader;
 use crate::sockets::{self, Sockets};
 use crate::state::{self, Gateway, Running};
 use crate::systemd::Notifier;
-use crate::upgrade::{self, Taker};
+use crate::upgrade::{Taker, Upgrade};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::apps::HttpServerOptions;
@@ -204,10 +204,10 @@ async fn serve(
     let (hurry, hurried) = watch::channel(false);
     tokio::spawn(signals.wait_no_more(gateway.clone(), hurry));
     let grace = match how {
-        Stop::Now => Duration::ZERO,
+        Stop::Now | Stop::HandedOverNow => Duration::ZERO,
         Stop::Drain | Stop::HandedOver => gateway.live.peek().server.drain,
     };
-    if how == Stop::HandedOver {
+    if matches!(how, Stop::HandedOver | Stop::HandedOverNow) {
         // Whatever still comes on open connections is served: the service as a whole goes on.
         watchdog.abort();
         let _ = admin_stop.send(true);
@@ -225,7 +225,7 @@ async fn serve(
         log::warn!("{} requests are cut off: the drain is over", gateway.running.count());
         gateway.running.cut();
         let _ = tokio::time::timeout(LAST_WORDS, gateway.running.idle()).await;
-    } else if how != Stop::Now {
+    } else if !matches!(how, Stop::Now | Stop::HandedOverNow) {
         // A request has ended before HTTP/2 has put its last bytes on the wire. The connections
         // close by themselves then; only a client that doesn't read is not waited for.
         let _ = within(LAST_BYTES, &hurried, open.idle()).await;
@@ -300,6 +300,7 @@ fn newest_acceptor(
 enum Stop {
     Drain,
     HandedOver,
+    HandedOverNow,
     Now,
 }
 
@@ -370,11 +371,19 @@ impl Signals {
                 _ = self.quit.recv() => Taker::Waiting,
                 _ = self.user2.recv() => Taker::Started,
             };
-            // Nobody who wants the process to end has to wait for a taker that may never come.
+            let mut upgrade = Upgrade::start(gateway, sockets, taker);
+            // Nobody who wants the process to end has to wait for a taker that may never come. Where
+            // it has come, the service goes on in it, and only this process ends.
             let over = tokio::select! {
-                over = upgrade::hand_over(gateway, sockets, taker) => over,
-                _ = self.terminate.recv() => return Stop::Drain,
-                _ = self.interrupt.recv() => return Stop::Now,
+                over = upgrade.over() => over,
+                _ = self.terminate.recv() => return match upgrade.give_up().await {
+                    true => Stop::HandedOver,
+                    false => Stop::Drain,
+                },
+                _ = self.interrupt.recv() => return match upgrade.give_up().await {
+                    true => Stop::HandedOverNow,
+                    false => Stop::Now,
+                },
             };
             if over {
                 return Stop::HandedOver;

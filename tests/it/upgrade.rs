@@ -3,6 +3,8 @@
 
 use crate::support::*;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -214,4 +216,50 @@ async fn a_new_configuration_may_change_the_listeners() {
         let answer = client().get(format!("http://{address}/healthz")).send().await;
         assert_eq!(answer.is_ok_and(|answer| answer.status() == 200), open, "{address}");
     }
+}
+
+/// Told to stop, the service stops: the successor that was started, and is still loading, goes first.
+#[tokio::test]
+async fn a_stop_ends_the_successor_that_still_loads() {
+    let provider = provider();
+    let text = two_models(&provider);
+    let mut server = Server::start(&text);
+    // It hangs on a secret that nobody writes.
+    let pipe = server.scratch.0.join("secret");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let hangs = text.replace("sk-provider", &format!("file:{}", pipe.display()));
+    std::fs::write(server.config_file(), hangs).unwrap();
+    server.signal("USR2");
+    let successor = || {
+        let lines = server.stderr();
+        let pid = lines.iter().find_map(|line| line.split("started process ").nth(1));
+        pid.map(|pid| PathBuf::from(format!("/proc/{pid}")))
+    };
+    eventually(SOON, || successor().is_some()).await;
+    let successor = successor().unwrap();
+    assert!(successor.exists());
+    server.signal("TERM");
+    assert_eq!(server.wait_exit(SOON).and_then(|status| status.code()), Some(0));
+    assert!(!successor.exists(), "{successor:?} is still there");
+}
+
+/// While the last request runs nobody comes in, though a taker of the sockets was looked for.
+#[tokio::test]
+async fn a_stop_shuts_the_door_that_waits_for_a_taker() {
+    let provider = provider();
+    let mut server = Server::start(&two_models(&provider));
+    let url = server.url("/v1/chat/completions");
+    let mut open = open_stream(&provider, &url, client()).await;
+    server.signal("QUIT");
+    let looks = || server.stderr().iter().any(|line| line.contains("upgrade: looking for"));
+    eventually(SOON, looks).await;
+    server.signal("TERM");
+    let drains = || server.stderr().iter().any(|line| line.contains("draining: 1 requests"));
+    eventually(SOON, drains).await;
+    // The listeners hear of it at the same time; the taker would be looked for for ten seconds.
+    let shut = || std::net::TcpStream::connect(server.data[0]).is_err();
+    eventually(Duration::from_secs(5), shut).await;
+    open.gate.open();
+    while open.answer.chunk().await.unwrap().is_some() {}
+    assert_eq!(server.wait_exit(SOON).and_then(|status| status.code()), Some(0));
 }
