@@ -361,7 +361,12 @@ impl Signals {
                 _ = self.hangup.recv() => {
                     // Many keys, or a file system that hangs, are no reason not to end.
                     tokio::select! {
-                        _ = reloader.reload() => continue,
+                        outcome = reloader.reload() => {
+                            if outcome.is_none() {
+                                log::error!("reload: a bug ended it, the old configuration stays");
+                            }
+                            continue;
+                        }
                         _ = self.terminate.recv() => return Stop::Drain,
                         _ = self.interrupt.recv() => return Stop::Now,
                     }
