@@ -361,12 +361,7 @@ impl Signals {
                 _ = self.hangup.recv() => {
                     // Many keys, or a file system that hangs, are no reason not to end.
                     tokio::select! {
-                        outcome = reloader.reload() => {
-                            if outcome.is_none() {
-                                log::error!("reload: a bug ended it, the old configuration stays");
-                            }
-                            continue;
-                        }
+                        () = reload(reloader) => continue,
                         _ = self.terminate.recv() => return Stop::Drain,
                         _ = self.interrupt.recv() => return Stop::Now,
                     }
@@ -379,20 +374,34 @@ impl Signals {
             let mut upgrade = Upgrade::start(gateway, sockets, taker);
             // Nobody who wants the process to end has to wait for a taker that may never come. Where
             // it has come, the service goes on in it, and only this process ends.
-            let over = tokio::select! {
-                over = upgrade.over() => over,
-                _ = self.terminate.recv() => return match upgrade.give_up().await {
-                    true => Stop::HandedOver,
-                    false => Stop::Drain,
-                },
-                _ = self.interrupt.recv() => return match upgrade.give_up().await {
-                    true => Stop::HandedOverNow,
-                    false => Stop::Now,
-                },
+            let over = loop {
+                // Keys can be taken away meanwhile, too.
+                let hangup = async {
+                    self.hangup.recv().await;
+                    reload(reloader).await;
+                };
+                tokio::select! {
+                    over = upgrade.over() => break over,
+                    () = hangup => {}
+                    _ = self.terminate.recv() => return match upgrade.give_up().await {
+                        true => Stop::HandedOver,
+                        false => Stop::Drain,
+                    },
+                    _ = self.interrupt.recv() => return match upgrade.give_up().await {
+                        true => Stop::HandedOverNow,
+                        false => Stop::Now,
+                    },
+                }
             };
             if over {
                 return Stop::HandedOver;
             }
         }
+    }
+}
+
+async fn reload(reloader: &Reloader) {
+    if reloader.reload().await.is_none() {
+        log::error!("reload: a bug ended it, the old configuration stays");
     }
 }

@@ -719,20 +719,29 @@ async fn an_output_that_is_not_said_is_not_nothing() {
     assert_eq!((&row["usage_source"], cost(&row)), (&json!("reported"), 10_000_000));
 }
 
+/// A number that no answer can have is none: what it cost is estimated, and no more than was held.
 #[tokio::test]
 async fn absurd_usage_is_booked_alike_everywhere() {
     let provider = provider();
     let server = Server::start(&config(&provider));
-    let body =
-        json!({"choices": [], "usage": {"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX}});
-    let row = booked(&server, &provider, "/v1/chat/completions", chat("gpt"), plain(&body)).await;
-    let most = 1_u64 << 53;
-    assert_eq!(cost(&row), most);
+    let used = |tokens: u64| {
+        plain(&json!({"choices": [],
+            "usage": {"prompt_tokens": tokens, "completion_tokens": tokens}}))
+    };
+    let path = "/v1/chat/completions";
+    let row = booked(&server, &provider, path, chat("gpt"), used(u64::MAX)).await;
+    assert_eq!(row["usage_source"], "estimated", "{row}");
+    let estimate = cost(&row);
+    assert!(estimate < 2_000 * 1_000_000, "{row}");
+    let most = 1 << 30;
+    let row = booked(&server, &provider, path, chat("gpt"), used(most)).await;
+    assert_eq!((&row["usage_source"], cost(&row)), (&json!("reported"), 2 * most * 1_000_000));
     let metrics = client().get(server.admin_url("/metrics")).bearer_auth(ADMIN_TOKEN).send().await;
     let metrics = metrics.unwrap().text().await.unwrap();
     let line = metrics.lines().find(|line| line.starts_with("tollbar_cost_usd_total{")).unwrap();
-    assert_eq!(nano(line.rsplit(' ').next().unwrap()), most, "{line}");
-    server.log(1).await;
+    let total = 2 * most * 1_000_000 + estimate;
+    assert_eq!(nano(line.rsplit(' ').next().unwrap()), total, "{line}");
+    server.log(2).await;
     assert!(!server.stderr().iter().any(|line| line.contains("panicked")));
 }
 

@@ -263,3 +263,21 @@ async fn a_stop_shuts_the_door_that_waits_for_a_taker() {
     while open.answer.chunk().await.unwrap().is_some() {}
     assert_eq!(server.wait_exit(SOON).and_then(|status| status.code()), Some(0));
 }
+
+/// A key that is taken away goes also while a process is waited for that may never come.
+#[tokio::test]
+async fn a_reload_is_heard_while_a_taker_is_looked_for() {
+    let provider = provider();
+    let server = Server::start(&two_models(&provider));
+    server.signal("QUIT");
+    let looks = || server.stderr().iter().any(|line| line.contains("upgrade: looking for"));
+    eventually(SOON, looks).await;
+    server.signal("HUP");
+    let until = std::time::Instant::now() + Duration::from_secs(5);
+    while server.metric("tollbar_config_generation").await != 2.0 {
+        assert!(std::time::Instant::now() < until, "{}", server.stderr().join("\n"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let gave_up = server.stderr().iter().any(|line| line.contains("this process goes on serving"));
+    assert!(!gave_up, "the taker was no longer looked for");
+}
