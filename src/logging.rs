@@ -16,6 +16,12 @@ use std::time::Duration;
 /// Bytes of lines that wait for a slow reader: a reload can be refused for thousands of reasons.
 const QUEUE: usize = 8 << 20;
 
+/// What the thread that writes is called.
+const NAME: &str = "log";
+
+/// How long who panics waits for what it has said to be written.
+const LAST_BEFORE_AN_ABORT: Duration = Duration::from_millis(100);
+
 struct StandardError {
     everything: bool,
     outlet: Arc<Outlet>,
@@ -34,7 +40,9 @@ impl log::Log for StandardError {
         let _ = self.outlet.push(line(record.level(), record.args()).as_bytes());
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        self.outlet.wait(LAST_BEFORE_AN_ABORT);
+    }
 }
 
 fn line(level: Level, text: impl std::fmt::Display) -> String {
@@ -65,7 +73,7 @@ impl Drop for Log {
 /// # Errors
 /// When no thread can be started.
 pub fn start() -> std::io::Result<Log> {
-    let outlet = Outlet::start("log", QUEUE, Duration::ZERO, to(std::io::stderr()))?;
+    let outlet = Outlet::start(NAME, QUEUE, Duration::ZERO, to(std::io::stderr()))?;
     let outlet = Arc::new(outlet);
     let everything = std::env::var("TOLLBAR_LOG").is_ok_and(|level| level == "debug");
     let level = if everything { LevelFilter::Debug } else { LevelFilter::Info };
@@ -86,6 +94,10 @@ fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
     match trace.status() {
         BacktraceStatus::Captured => log::error!("thread {name} {panic}\n{trace}"),
         _ => log::error!("thread {name} {panic}"),
+    }
+    // One that can't unwind aborts the process as soon as this returns, and nothing else says why.
+    if name != NAME {
+        log::logger().flush();
     }
 }
 

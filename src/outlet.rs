@@ -3,7 +3,7 @@
 //! Whoever reads them may be slow, or hang. Those who have something to say don't wait for that, and
 //! the end of the process waits only so long: what has no room is dropped, and counted.
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,12 +85,20 @@ impl Outlet {
         true
     }
 
-    /// Waits until everything is written, up to `within`, and takes no more. Returns how many lines
-    /// are given up.
+    /// Waits until everything is written, up to `within`. Returns how many lines aren't.
+    pub fn wait(&self, within: Duration) -> u64 {
+        self.written(self.shared.queue.lock(), within)
+    }
+
+    /// The same, and takes no more: those that aren't written are given up.
     pub fn finish(&self, within: Duration) -> u64 {
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
         self.shared.changed.notify_one();
+        self.written(queue, within)
+    }
+
+    fn written(&self, mut queue: MutexGuard<'_, Queue>, within: Duration) -> u64 {
         let unwritten = |queue: &mut Queue| queue.lines + queue.in_hand > 0;
         self.shared.written.wait_while_for(&mut queue, unwritten, within);
         queue.lines + queue.in_hand
@@ -159,7 +167,9 @@ mod tests {
         let (outlet, go, written) = slow();
         assert!(outlet.push(b"a\n"));
         written.recv().unwrap();
-        assert!(outlet.push(b"b\n") && outlet.push(b"c\n"));
+        assert!(outlet.push(b"b\n"));
+        assert_eq!(outlet.wait(Duration::from_millis(20)), 2);
+        assert!(outlet.push(b"c\n"), "who only waits goes on");
         assert_eq!(outlet.finish(Duration::from_millis(20)), 3, "one of them is in its hands");
         assert!(!outlet.push(b"late\n"));
         go.send(()).unwrap();

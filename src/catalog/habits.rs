@@ -39,19 +39,9 @@ const SAME_EVERYWHERE: [&str; 16] = [
     "gpt-realtime",
 ];
 
-/// Who obeys chat's newer name of an output cap, by their API references. To the others it may be
-/// nothing at all, and the older name is known everywhere else.
-const NEWER_CAP: [&str; 9] = [
-    "api.openai.com",
-    "azure.com",
-    "azure.us",
-    "azure.cn",
-    "api.groq.com",
-    "api.x.ai",
-    "api.cerebras.ai",
-    "api.fireworks.ai",
-    "openrouter.ai",
-];
+/// Who obeys chat's newer name of an output cap, by their API references and the catalogue's names. To
+/// the others it may be nothing at all, and the older name is known everywhere else.
+const NEWER_CAP: [&str; 6] = ["openai", "azure", "groq", "xai", "cerebras", "fireworks_ai"];
 
 impl Habits {
     /// Of the model with this id at its provider.
@@ -68,15 +58,13 @@ impl Habits {
         }
     }
 
-    /// The same at this host.
-    pub fn at(self, host: &str, id: &str) -> Habits {
+    /// The same at this host, of the provider that the catalogue calls so.
+    pub fn at(self, host: &str, provider: Option<&str>, id: &str) -> Habits {
         let host = host.to_ascii_lowercase();
         // https://docs.x.ai/docs/key-information/regions: a tenth more, whatever the model.
         let resides = host.ends_with(".api.x.ai")
             || (host.ends_with(".api.openai.com") && !costs_the_same_everywhere(id));
-        let newer_cap = NEWER_CAP.iter().any(|known| {
-            host.strip_suffix(known).is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
-        });
+        let newer_cap = provider.is_some_and(|provider| NEWER_CAP.contains(&provider));
         Habits { resides, newer_cap, tells_usage: host == "api.mistral.ai", ..self }
     }
 }
@@ -131,9 +119,9 @@ mod tests {
             ("api.x.ai", "grok-4", false),
             ("api.example.com", "gpt-6", false),
         ] {
-            assert_eq!(Habits::of(id).at(host, id).resides, expected, "{host} {id}");
+            assert_eq!(Habits::of(id).at(host, None, id).resides, expected, "{host} {id}");
         }
-        let tells = |host| Habits::default().at(host, "m").tells_usage;
+        let tells = |host| Habits::default().at(host, None, "m").tells_usage;
         assert!(tells("api.mistral.ai") && !tells("gpu.example.com"));
     }
 }

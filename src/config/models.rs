@@ -198,7 +198,7 @@ fn target(
     Some(Target {
         id: format!("{name}/{model}"),
         provider: name.to_owned(),
-        habits: Habits::of(&model).at(&provider.host, &model),
+        habits: Habits::of(&model).at(&provider.host, provider.catalog.as_deref(), &model),
         dialect: provider.dialect,
         weight: match written.weight.as_ref().map(|w| w.value) {
             None => 1,

@@ -63,6 +63,10 @@ pub struct Options {
     pub journal_bytes: u64,
     /// The database grows no larger than so many pages of 4 KiB. To test a full disk.
     pub max_pages: Option<u32>,
+    /// No further account is opened in a transaction when those before have taken so long: each may sum
+    /// up a month of rows, while other processes can't write and rows wait. At the turn of a window there
+    /// may be thousands, of which none has anything to sum up.
+    pub opening: Duration,
     /// What time it is, to know what is long over.
     pub now: fn() -> DateTime<Utc>,
 }
@@ -73,6 +77,7 @@ impl Default for Options {
             busy_wait: Duration::from_secs(2),
             journal_bytes: 8 << 20,
             max_pages: None,
+            opening: Duration::from_millis(50),
             now: Utc::now,
         }
     }
@@ -120,6 +125,7 @@ impl Ledger {
             connection,
             commands: received,
             now: options.now,
+            opening: options.opening,
             known,
             segment_bytes: options.journal_bytes,
             committed: 0,

@@ -28,13 +28,6 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// … and one of so many rows is far behind, and thinks of nobody else.
 const FAR_BEHIND: usize = 8_192;
 
-/// So many accounts at most are opened in one transaction. Each may sum up a month of rows, while other
-/// processes can't write and rows wait …
-const OPENINGS: usize = 4;
-
-/// … and no other one when they have taken so long.
-const OPENING: Duration = Duration::from_millis(50);
-
 /// How long the thread sleeps when there is nothing to do, or the database refuses.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -90,6 +83,7 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) commands: Receiver<Command>,
     pub(super) now: fn() -> DateTime<Utc>,
+    pub(super) opening: Duration,
     pub(super) known: Known,
     pub(super) segment_bytes: u64,
     /// The place of the last committed row among the ends in the journal.
@@ -253,15 +247,15 @@ impl Writer {
         }
         booking.write(&transaction, run)?;
         // A request's account is there already, and doesn't wait for those that are only looked at.
-        batch.leases.sort_by_key(|(ask, _)| !self.known.has(&ask.account));
+        batch.leases.sort_by_cached_key(|(ask, _)| !self.known.has(&ask.account));
         let mut granted = Vec::with_capacity(batch.leases.len());
-        let (mut opened, since) = (0, Instant::now());
+        let (mut opened, since) = (false, Instant::now());
         for (ask, _) in &batch.leases {
             let new = !self.known.has(&ask.account);
-            if new && (opened == OPENINGS || opened > 0 && since.elapsed() >= OPENING) {
+            if new && opened && since.elapsed() >= self.opening {
                 break;
             }
-            opened += usize::from(new);
+            opened |= new;
             granted.push(lease::grant(&transaction, &mut self.known, run, ask)?);
         }
         transaction.commit()?;

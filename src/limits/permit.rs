@@ -94,8 +94,7 @@ impl Permit {
             if let (Some(slot), Some(window)) = (part.tpm, taken.tpm.as_mut()) {
                 window.correct(slot, self.tokens, 0, clock);
             }
-            drop(taken);
-            part.leave();
+            taken.parallel = taken.parallel.saturating_sub(1);
         }
     }
 

@@ -90,6 +90,8 @@ pub async fn receive(
         let _ = session.write_continue_response().await;
         session.set_keepalive(kept);
     }
+    // Pingora's own on HTTP/1 is 60 s, and its error is that of a malformed body.
+    session.set_read_timeout(None);
     let deadline = Instant::now() + server.idle_timeout * BODY_TIMEOUTS;
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();

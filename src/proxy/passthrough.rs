@@ -228,7 +228,7 @@ fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target 
         provider: provider.name.clone(),
         dialect: provider.dialect,
         model: id.to_owned(),
-        habits: Habits::of(id).at(&provider.host, id),
+        habits: Habits::of(id).at(&provider.host, provider.catalog.as_deref(), id),
         weight: 1,
         canary: None,
         price,

@@ -120,17 +120,10 @@ pub fn cap_name(endpoint: Endpoint, target: &Target) -> Option<CapName> {
     }
 }
 
-/// Vendors whose chat obeys `max_completion_tokens`, by their API references.
-const NEWER_CAP: [&str; 6] = ["openai", "azure", "groq", "xai", "cerebras", "fireworks_ai"];
-
 /// Whether the target may take no notice of chat's newer name of an output cap. Ollama, for one,
 /// doesn't, and who serves at an address of its own can't be known.
 pub fn knows_older_cap_only(endpoint: Endpoint, target: &Target) -> bool {
-    let vendor = target.card.as_ref().map(|card| card.provider.as_str());
-    endpoint == Endpoint::ChatCompletions
-        && !vendor.is_some_and(|vendor| NEWER_CAP.contains(&vendor))
-        && !target.habits.newer_cap
-        && !wants_new_name(target)
+    endpoint == Endpoint::ChatCompletions && !target.habits.newer_cap && !wants_new_name(target)
 }
 
 /// OpenAI's reasoning models refuse `max_tokens`; most compatible servers know nothing else.

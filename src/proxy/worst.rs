@@ -247,11 +247,13 @@ fn unpriceable(call: &Call, target: &Target) -> Option<Unbounded> {
     }
 }
 
-/// Whether the target takes no notice of the one cap that says something.
+/// Whether the target takes no notice of the one cap that says something: the older ones may say nothing,
+/// and aren't all silent, so that they aren't given the newer one's number.
 fn is_overlooked(call: &Call, target: &Target) -> bool {
     let BodyFields::Json(fields) = &call.fields else { return false };
     upstream::knows_older_cap_only(call.endpoint, target)
         && fields.caps.iter().any(|cap| cap.name == CapName::MaxTokens)
+        && !fields.is_silent(CapName::MaxTokens)
         && fields.capped(CapName::MaxTokens).is_none_or(|tokens| tokens == 0)
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::units::Dialect;
 
+use super::array::Elements;
 use super::hold::Hold;
 use super::packed::{Coding, Packed};
 use super::route::Endpoint;
@@ -31,6 +32,8 @@ enum How {
     Json {
         tap: Tap,
     },
+    /// A stream of Gemini's without events.
+    Array(Elements),
     Opaque,
     Packed(Box<Packed>),
     /// Not labelled as what it is, perhaps: its first byte will tell.
@@ -114,6 +117,12 @@ impl Meter {
                 packed.feed(&chunk);
                 chunk
             }
+            How::Array(elements) => {
+                elements.feed(&chunk, &mut |data| {
+                    read(endpoint, seen, Event { name: b"", data });
+                });
+                chunk
+            }
             How::Opaque | How::Unlabelled => {
                 seen.text_bytes += chunk.len() as u64;
                 chunk
@@ -140,6 +149,10 @@ impl Meter {
                 }
             }
             How::Json { .. } => Bytes::new(),
+            How::Array(elements) => {
+                seen.finished |= elements.has_ended();
+                Bytes::new()
+            }
             How::Packed(packed) => {
                 packed.end();
                 Bytes::new()
@@ -158,7 +171,9 @@ impl Meter {
         match &self.how {
             How::Stream { parser, hold: None } => parser.closing(),
             How::Stream { parser, hold: Some(hold) } => hold.closing(parser.closing()),
-            How::Json { .. } | How::Packed(_) | How::Opaque | How::Unlabelled => b"",
+            How::Json { .. } | How::Array(_) | How::Packed(_) | How::Opaque | How::Unlabelled => {
+                b""
+            }
         }
     }
 
@@ -174,7 +189,7 @@ impl Meter {
     /// nothing is there yet, are none of it.
     pub fn has_begun(&self) -> bool {
         match &self.how {
-            How::Stream { .. } => self.seen.events > 0 || self.seen.finished,
+            How::Stream { .. } | How::Array(_) => self.seen.events > 0 || self.seen.finished,
             How::Packed(packed) => packed.has_begun(),
             How::Json { .. } | How::Opaque | How::Unlabelled => true,
         }
@@ -210,7 +225,9 @@ impl Meter {
 fn sniffed(endpoint: Endpoint, bytes: &[u8]) -> How {
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
     let fields: [&[u8]; 4] = [b"data:", b"event:", b"id:", b":"];
-    if text.starts_with(b"{") || text.starts_with(b"[") {
+    if endpoint == Endpoint::GeminiStream && text.starts_with(b"[") {
+        How::Array(Elements::default())
+    } else if text.starts_with(b"{") || text.starts_with(b"[") {
         Meter::json(endpoint).how
     } else if fields.iter().any(|field| text.starts_with(field) || field.starts_with(text)) {
         Meter::stream(endpoint, false).how

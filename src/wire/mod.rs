@@ -23,6 +23,7 @@ pub mod tokens;
 pub mod walk;
 pub mod words;
 
+mod array;
 mod hold;
 mod nest;
 pub mod meter;

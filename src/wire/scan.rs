@@ -63,6 +63,12 @@ impl Fields {
         largest.flatten()
     }
 
+    /// Whether all caps of a name that are there are `null`, or 0.
+    pub fn is_silent(&self, name: CapName) -> bool {
+        let mut caps = self.caps.iter().filter(|cap| cap.name == name);
+        caps.all(|cap| cap.tokens.is_none_or(|tokens| tokens == 0))
+    }
+
     /// The `generationConfig`s without a cap in them. Both are known in the order of the body: one
     /// walk over them, however many somebody sends.
     pub fn uncapped(&self) -> impl Iterator<Item = &ObjectAt> {

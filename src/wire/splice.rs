@@ -41,7 +41,7 @@ pub fn edits(fields: &Fields, wanted: &Wanted) -> Vec<Edit> {
     }
     if let Some(name) = wanted.cap_name {
         if wanted.older_cap {
-            plan.older_cap(fields);
+            plan.older_cap(fields, wanted.output_cap);
         }
         if let Some(most) = wanted.output_cap {
             plan.output_cap(fields, name, most, wanted.zero_is_none);
@@ -74,12 +74,21 @@ impl Plan {
         }
     }
 
-    fn older_cap(&mut self, fields: &Fields) {
-        let has = |name| fields.caps.iter().find(|cap| cap.name == name);
-        if has(CapName::MaxTokens).is_none()
-            && let Some(newer) = has(CapName::MaxCompletionTokens)
-        {
+    fn older_cap(&mut self, fields: &Fields, most: Option<u64>) {
+        let named = |name| fields.caps.iter().filter(move |cap| cap.name == name);
+        let Some(newer) = named(CapName::MaxCompletionTokens).next() else { return };
+        let mut older = named(CapName::MaxTokens).peekable();
+        if older.peek().is_none() {
             self.replace(&newer.key, quote(CapName::MaxTokens.as_str()));
+            return;
+        }
+        // One that says nothing says what the newer one does.
+        let tokens = fields.capped(CapName::MaxCompletionTokens).filter(|tokens| *tokens > 0);
+        if let Some(tokens) = tokens
+            && fields.is_silent(CapName::MaxTokens)
+        {
+            let tokens = most.map_or(tokens, |most| tokens.min(most)).to_string();
+            older.for_each(|cap| self.replace(&cap.value, tokens.clone().into_bytes()));
         }
     }
 

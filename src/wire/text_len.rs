@@ -195,6 +195,18 @@ fn write(value: &Value, into: &mut String) -> u64 {
     members
 }
 
+/// What comes after a string, of which this is all but its first quote.
+fn behind(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        let escaped = rest.get(at) == Some(&b'\\');
+        rest = rest.get(at + 1 + usize::from(escaped)..).unwrap_or_default();
+        if !escaped {
+            return rest;
+        }
+    }
+    &[]
+}
+
 /// What stands outside the strings of a body.
 #[derive(Default)]
 struct Bare {
@@ -207,16 +219,11 @@ struct Bare {
 impl Bare {
     fn of(body: &[u8]) -> Bare {
         let mut bare = Bare::default();
-        let (mut inside, mut before) = (false, b' ');
-        for byte in body {
+        let (mut rest, mut before) = (body, b' ');
+        while let Some((byte, after)) = rest.split_first() {
+            rest = after;
             match byte {
-                // The byte after it is nobody's end.
-                _ if inside && before == b'\\' => {
-                    before = b' ';
-                    continue;
-                }
-                b'"' => inside = !inside,
-                _ if inside => {}
+                b'"' => rest = behind(after),
                 b':' => bare.colons += 1,
                 b'0'..=b'9' | b'-' | b'+' | b'.' => bare.numerals += 1,
                 b'e' | b'E' if before.is_ascii_digit() => bare.numerals += 1,

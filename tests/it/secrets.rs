@@ -93,7 +93,7 @@ async fn a_crash_leaves_no_core_file() {
     // Soft and hard. At 1 a program that core files are piped to gets none either.
     assert!(matches!(core[..2], ["0", "0"] | ["1", "1"]), "{core:?}");
     let unit = include_str!("../../systemd/tollbar.service");
-    assert!(unit.lines().any(|line| line == "LimitCORE=0"));
+    assert!(unit.lines().any(|line| line == "LimitCORE=1"));
 }
 
 #[tokio::test]

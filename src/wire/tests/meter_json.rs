@@ -139,6 +139,21 @@ fn a_gemini_array_counts_its_last_snapshot() {
     assert_eq!(report.end, End::Complete);
 }
 
+/// Without events a stream of Gemini's is an array: what any element says counts, as it ends.
+#[test]
+fn an_array_that_grows_is_read_as_it_grows() {
+    let first = r#"[{"candidates":[{"content":{"parts":[{"text":"Hi"}]},"groundingMetadata":{"webSearchQueries":["a","b"]}}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2}}"#;
+    let last = r#",{"candidates":[{"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":9}}]"#;
+    let report =
+        play(Meter::unlabelled(Endpoint::GeminiStream), &[first.as_bytes(), last.as_bytes()]).1;
+    assert_eq!((report.usage.input, report.usage.output), (Some(3), Some(9)));
+    assert_eq!((report.usage.web_searches, report.end), (Some(2), End::Complete));
+    // Who leaves in the middle has had two tokens, and not what the JSON would make as text.
+    let report = play(Meter::unlabelled(Endpoint::GeminiStream), &[first.as_bytes()]).1;
+    assert_eq!((report.usage.output, report.text_bytes), (Some(2), 2));
+    assert_eq!(report.end, End::Truncated);
+}
+
 #[test]
 fn iterations_are_summed() {
     let report = json(
