@@ -105,7 +105,7 @@ impl Ledger {
                 .map_err(|error| LedgerError::sql(path, &error))?;
         }
         let mut known = Known::default();
-        writer::reconcile_dead(path, &mut connection, &mut known, (options.now)())?;
+        reconcile::dead(path, &mut connection, &mut known, (options.now)())?;
         let journal = begin_run(path, &mut connection)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),

@@ -1,16 +1,52 @@
 //! Reads back the journals of processes that did not end in order.
 
 use super::attempts;
+use super::error::LedgerError;
 use super::journal::{Files, HoldLine, Line, boot_id, remove};
 use super::lease::{Booking, Known};
 use super::row::Row;
 use super::store::AccountKey;
 use ahash::AHashMap;
-use rusqlite::{Connection, params};
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, TransactionBehavior, params};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+
+/// Books what processes that died have left, and removes their journals.
+pub(super) fn dead(
+    path: &Path,
+    connection: &mut Connection,
+    known: &mut Known,
+    now: DateTime<Utc>,
+) -> Result<(), LedgerError> {
+    let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
+    let io = |error: std::io::Error| match error.downcast::<rusqlite::Error>() {
+        Ok(error) => LedgerError::sql(path, &error),
+        Err(error) => LedgerError::io(path, &error),
+    };
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    let dead = dead_runs(path).map_err(io)?;
+    if dead.is_empty() {
+        return Ok(());
+    }
+    known.refresh(&transaction, now).map_err(sql)?;
+    for run in &dead {
+        let found = run.book(&transaction, known).map_err(io)?;
+        log::warn!(
+            "ledger: a process ended without notice; {} rows booked from its journal, {} of them \
+             at their worst case, {} lines unreadable",
+            found.rows,
+            found.lost,
+            found.unreadable
+        );
+    }
+    transaction.commit().map_err(sql)?;
+    dead.into_iter().for_each(Dead::remove);
+    Ok(())
+}
 
 /// The journal of a run that is over. Its lock is held until it is removed.
 pub(super) struct Dead {
@@ -43,7 +79,7 @@ struct Events {
 
 /// The runs beside this database whose process is gone. Within an immediate transaction: no run
 /// begins meanwhile.
-pub(super) fn dead_runs(database: &Path) -> io::Result<Vec<Dead>> {
+fn dead_runs(database: &Path) -> io::Result<Vec<Dead>> {
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!("{name}.run-");
     let directory = match database.parent() {
@@ -82,7 +118,7 @@ pub(super) fn dead_runs(database: &Path) -> io::Result<Vec<Dead>> {
 
 impl Dead {
     /// Books what the journal says and the database does not have.
-    pub(super) fn book(&self, connection: &Connection, known: &Known) -> io::Result<Found> {
+    fn book(&self, connection: &Connection, known: &Known) -> io::Result<Found> {
         let mut events = Events::default();
         for segment in &self.segments {
             events.read(&self.files.segment(*segment))?;
@@ -121,7 +157,7 @@ impl Dead {
     }
 
     /// Removes the files: what they say is committed.
-    pub(super) fn remove(self) {
+    fn remove(self) {
         self.segments.iter().for_each(|segment| remove(&self.files.segment(*segment)));
         remove(&self.files.lock());
     }

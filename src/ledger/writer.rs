@@ -303,7 +303,7 @@ impl Writer {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             let (path, now) = (self.shared.path.clone(), (self.now)());
-            if let Err(error) = reconcile_dead(&path, &mut self.connection, &mut self.known, now) {
+            if let Err(error) = reconcile::dead(&path, &mut self.connection, &mut self.known, now) {
                 log::warn!("ledger: {error}");
             }
         }
@@ -423,38 +423,4 @@ fn gone() -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
     let what = "removed or replaced while in use: restart on the right one".to_owned();
     rusqlite::Error::SqliteFailure(code, Some(what))
-}
-
-/// Books what processes that died have left, and removes their journals.
-pub(super) fn reconcile_dead(
-    path: &std::path::Path,
-    connection: &mut Connection,
-    known: &mut Known,
-    now: DateTime<Utc>,
-) -> Result<(), LedgerError> {
-    let sql = |error: rusqlite::Error| LedgerError::sql(path, &error);
-    let io = |error: std::io::Error| match error.downcast::<rusqlite::Error>() {
-        Ok(error) => LedgerError::sql(path, &error),
-        Err(error) => LedgerError::io(path, &error),
-    };
-    let transaction =
-        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-    let dead = reconcile::dead_runs(path).map_err(io)?;
-    if dead.is_empty() {
-        return Ok(());
-    }
-    known.refresh(&transaction, now).map_err(sql)?;
-    for run in &dead {
-        let found = run.book(&transaction, known).map_err(io)?;
-        log::warn!(
-            "ledger: a process ended without notice; {} rows booked from its journal, {} of them \
-             at their worst case, {} lines unreadable",
-            found.rows,
-            found.lost,
-            found.unreadable
-        );
-    }
-    transaction.commit().map_err(sql)?;
-    dead.into_iter().for_each(reconcile::Dead::remove);
-    Ok(())
 }

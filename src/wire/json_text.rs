@@ -64,7 +64,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// UTF-8 bytes that one `\uXXXX` adds. The first of a surrogate pair counts for both.
+/// UTF-8 bytes that one escape by number adds. The first of a surrogate pair counts for both.
 fn code_unit_len(hex: Option<&[u8]>) -> usize {
     let unit = hex
         .and_then(|hex| std::str::from_utf8(hex).ok())

@@ -129,8 +129,7 @@ async fn code_is_run_in_a_container_that_costs() {
     assert_eq!(costs[4], costs[5], "an operator's price is for everything");
 }
 
-/// A search in files that OpenAI stores costs $2.50 per thousand, whether the answer is streamed or
-/// not; and is held by as many as there may be.
+/// A search in files that OpenAI stores costs $2.50 per thousand.
 #[tokio::test]
 async fn searches_in_stored_files_cost() {
     let provider = provider();

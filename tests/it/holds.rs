@@ -16,6 +16,8 @@ fn config(provider: &Provider) -> String {
          whisper: {{ context_window: 2000, targets: [ {{ provider: openai, model: w, {PRICE} }} ] }}\n  \
          endless: {{ targets: [ {{ provider: openai, model: e, {PRICE} }} ] }}\n  \
          gpt: {{ context_window: 1000, targets: [ {{ provider: openai, model: g, {PRICE} }} ] }}\n  \
+         listed: {{ max_output_tokens: 9, targets: [ {{ provider: openai, model: gpt-5.6 }} ] }}
+  \
          gpt-image-1: {{ targets: [ {{ provider: openai, model: gpt-image-1 }} ] }}\n  \
          gpt-image-2: {{ targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n  \
          bounded: {{ max_output_tokens: 9000, targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n",
@@ -89,6 +91,21 @@ async fn a_cap_of_another_endpoint_bounds_nothing() {
         let (nano, _) = held(&server, &provider, request).await.unwrap();
         assert_eq!(nano, wanted, "{path} {cap}");
     }
+}
+
+/// Both tools are held as the same windows; a search in OpenAI's files is $2.50 a thousand beside.
+#[tokio::test]
+async fn searches_in_stored_files_are_held_as_often_as_they_may_be() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let with = |tool: &str| {
+        let body = json!({"model": "listed", "input": "Hi", "max_tool_calls": 3,
+            "tools": [{"type": tool}]});
+        client().post(server.url("/v1/responses")).json(&body)
+    };
+    let (other, _) = held(&server, &provider, with("mcp")).await.unwrap();
+    let (files, _) = held(&server, &provider, with("file_search")).await.unwrap();
+    assert_eq!(files, other + 3 * 2_500_000);
 }
 
 /// gpt-image-1: $5 a million in, $40 out; a picture is 6,563 tokens at most.
