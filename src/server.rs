@@ -187,7 +187,7 @@ async fn serve(
     tokio::spawn(housekeeping::watch_memory(gateway.clone()));
     tokio::spawn(housekeeping::forget_idle(gateway.clone()));
     let lookout = Lookout::start(gateway);
-    gateway.warm_later();
+    gateway.open_later();
     gateway.tell_twins();
     on_ready(&ready);
     if let Some(old) = sockets.old {

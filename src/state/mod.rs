@@ -180,7 +180,7 @@ impl Gateway {
                 self.metrics.config_reloads.with_label_values(&["ok"]).inc();
                 self.metrics.config_reload_ok.set(1);
                 self.follow_config();
-                self.warm_later();
+                self.open_later();
                 self.alerts.follow(&snapshot.alerts.webhooks);
                 log::info!("configuration reloaded: generation {}", snapshot.generation);
                 for warning in self.live.last().warnings {
@@ -255,7 +255,7 @@ impl Gateway {
 
     /// Reads the accounts from the state file, so that reports show what was spent before anybody
     /// spends more.
-    pub fn warm_later(&self) {
+    pub fn open_later(&self) {
         // Without a runtime nobody is served either.
         let Ok(runtime) = Handle::try_current() else { return };
         let (snapshot, keyring) = (self.live.snapshot(), self.keyring.clone());
