@@ -3,6 +3,8 @@
 use crate::support::*;
 use rusqlite::Connection;
 use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
 use tollbar_loadtest::provider::Provider;
 
 fn with_budget(provider: &Provider) -> String {
@@ -28,6 +30,36 @@ async fn books(server: &Server) -> (u64, f64) {
     (rows, spent)
 }
 
+/// The command that the guide prints, with other paths.
+fn printed(state: &Path, to: &Path) -> String {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let block = guide.split("**Back it up**").nth(1).unwrap().split("```").nth(1).unwrap();
+    let command = block.strip_prefix("sh\n").unwrap();
+    assert!(command.contains("/var/lib/tollbar/tollbar.db") && command.contains("/backup/"));
+    command
+        .replace("/var/lib/tollbar/tollbar.db", state.to_str().unwrap())
+        .replace("/backup", to.to_str().unwrap())
+}
+
+/// Every night the same, also after one in which it was interrupted.
+fn back_up(state: &Path, to: &Path) {
+    let command = printed(state, to);
+    if Command::new("sqlite3").arg("-version").output().is_err() {
+        eprintln!("sqlite3 is not installed: its statement is carried out, not its command line");
+        let statement = command.split('"').nth(1).unwrap().replace(".new", "");
+        Connection::open(state).unwrap().execute_batch(&statement).unwrap();
+        return;
+    }
+    std::fs::write(to.join("tollbar.db.new"), "half a copy").unwrap();
+    for _ in 0..2 {
+        let ran = Command::new("sh").args(["-ec", &command]).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    }
+    let files: Vec<_> = std::fs::read_dir(to).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files, ["tollbar.db"], "nothing is left over");
+}
+
 #[tokio::test]
 async fn a_copy_made_while_running_is_a_state_file() {
     let provider = provider();
@@ -41,9 +73,8 @@ async fn a_copy_made_while_running_is_a_state_file() {
     let (rows, spent) = books(&server).await;
     assert_eq!(rows, 5);
     let copied = Scratch::new();
-    let copy = copied.0.join("state.db");
-    let live = Connection::open(server.state_file()).unwrap();
-    live.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    let copy = copied.0.join("tollbar.db");
+    back_up(&server.state_file(), &copied.0);
     // What comes later is in the original only; taking the copy was in nobody's way.
     ask(&server).await;
 
