@@ -4,7 +4,8 @@
 //! this process starts that one itself, from the file that it was started from: under systemd the
 //! new process is in the same unit that way, with the same user, limits and credentials. Either
 //! way, a new process that doesn't come to serve changes nothing. Told to stop meanwhile, this one
-//! gives the upgrade up: else a process that it has started would serve on without it.
+//! gives the upgrade up: else a process that it has started would serve on without it. The first
+//! process of a container gives its sockets to nobody: with it, all others end.
 
 use crate::handover::{self, Heir};
 use crate::sockets;
@@ -50,21 +51,24 @@ impl Upgrade {
         let place = sockets::meeting_place(&gateway.live.peek());
         let (sockets, given_up) = (sockets.clone(), Arc::<AtomicBool>::default());
         let hope = hope(given_up.clone());
-        let give = move || match taker {
-            Taker::Waiting => {
-                log::info!("upgrade: looking for a process that waits at {}", place.display());
-                handover::give(&place, &sockets, handover::FOR_A_TAKER, hope)
-            }
-            Taker::Started => {
-                let mut child = successor()?;
-                log::info!("upgrade: started process {}", child.id());
-                let alive = || hope().and_then(|()| still_runs(&mut child));
-                let given = handover::give(&place, &sockets, FOR_A_START, alive);
-                if given.is_err() {
-                    let _ = child.kill();
-                    let _ = child.wait();
+        let give = move || {
+            may_end()?;
+            match taker {
+                Taker::Waiting => {
+                    log::info!("upgrade: looking for a process that waits at {}", place.display());
+                    handover::give(&place, &sockets, handover::FOR_A_TAKER, hope)
                 }
-                given
+                Taker::Started => {
+                    let mut child = successor()?;
+                    log::info!("upgrade: started process {}", child.id());
+                    let alive = || hope().and_then(|()| still_runs(&mut child));
+                    let given = handover::give(&place, &sockets, FOR_A_START, alive);
+                    if given.is_err() {
+                        let _ = child.kill();
+                        let _ = child.wait();
+                    }
+                    given
+                }
             }
         };
         let given = tokio::task::spawn_blocking(give);
@@ -111,6 +115,15 @@ fn hope(given_up: Arc<AtomicBool>) -> impl Fn() -> io::Result<()> {
         true => Err(io::Error::new(io::ErrorKind::Interrupted, "given up, the process ends")),
         false => Ok(()),
     }
+}
+
+/// The kernel ends everything with the first process of a container (pid_namespaces(7)).
+fn may_end() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Ok(());
+    }
+    let what = "this is process 1 of a container: whatever takes over would end with it. Start a new container";
+    Err(io::Error::new(io::ErrorKind::Unsupported, what))
 }
 
 /// Starts what is now in the place of this program, with the same arguments.

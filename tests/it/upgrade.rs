@@ -281,3 +281,31 @@ async fn a_reload_is_heard_while_a_taker_is_looked_for() {
     let gave_up = server.stderr().iter().any(|line| line.contains("this process goes on serving"));
     assert!(!gave_up, "the taker was no longer looked for");
 }
+
+/// Whatever the kernel ends with it can't serve on: in a container, that is everybody else.
+#[tokio::test]
+async fn the_first_process_of_a_container_keeps_its_sockets() {
+    const ALONE: [&str; 5] = ["unshare", "-rp", "--fork", "--kill-child", "--"];
+    let may = Command::new(ALONE[0]).args(&ALONE[1..]).arg("true").status();
+    if !may.is_ok_and(|status| status.success()) {
+        eprintln!("skipped, namespaces are not permitted here");
+        return;
+    }
+    let provider = provider();
+    let mut server = Server::start_after(&two_models(&provider), &ALONE, "true");
+    let children = format!("/proc/{0}/task/{0}/children", server.pid());
+    let inside = std::fs::read_to_string(children).unwrap();
+    for (signal, times) in [("-USR2", 1), ("-QUIT", 2)] {
+        assert!(Command::new("kill").args([signal, inside.trim()]).status().unwrap().success());
+        let refused = || {
+            let lines = server.stderr();
+            lines.iter().filter(|line| line.contains("process 1 of a container")).count() == times
+        };
+        eventually(SOON, refused).await;
+    }
+    let url = server.url("/v1/chat/completions");
+    assert_eq!(post(&client(), url, chat("gpt").to_string()).await.status(), 200);
+    assert!(server.wait_exit(Duration::ZERO).is_none());
+    let started = server.stderr().iter().any(|line| line.contains("started process"));
+    assert!(!started, "{:?}", server.stderr());
+}
