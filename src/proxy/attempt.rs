@@ -5,6 +5,7 @@ use super::admit;
 use super::authenticate::{self, Keys};
 use super::exchange::{Attempt, AttemptRecord, Call, Exchange, Failure, InflightGuard, team_label};
 use super::exhausted::{UNTOLD_COOLDOWN, exhausted};
+use super::failure;
 use super::hold::{self, Money};
 use super::pledge::Pledge;
 use super::settle;
@@ -78,13 +79,13 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         let within = provider.connect_timeout.min(left);
         let address = gateway.resolver.resolve(&provider.host, provider.port, within).await;
         let peer = match address {
-            Ok(address) => peer(&provider, address, call),
-            Err(error) => Err(format!("`{}` doesn't resolve: {error}", provider.host)),
+            Ok(address) => peer(&provider, address, call).map_err(Failure::Connect),
+            Err(error) => Err(failure::unresolved(gateway, &provider.host, &error)),
         };
         match peer {
             Ok(peer) => return Ok(peer),
             Err(why) => {
-                fail(gateway, exchange, Failure::Connect(why));
+                fail(gateway, exchange, why);
                 if exchange.client_gone {
                     return Err(Reject::new(Reason::InternalError, "the client has left"));
                 }
@@ -296,7 +297,9 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     let target = attempt.candidate.target.clone();
     let again = match &failure {
         _ if pointless => false,
-        Failure::Connect(_) | Failure::Broken(_) | Failure::Stale => same_or_next(call, true),
+        Failure::Connect(_) | Failure::NoSocket(_) | Failure::Broken(_) | Failure::Stale => {
+            same_or_next(call, true)
+        }
         Failure::Status(429 | 401 | 403, _) => same_or_next(call, false),
         Failure::Status(..) => same_or_next(call, true),
         Failure::Timeout | Failure::FirstToken => same_or_next(call, false),
@@ -321,13 +324,17 @@ pub fn judge(gateway: &Gateway, attempt: Attempt, failure: &Failure) {
     let (permit, credential) = attempt.permits;
     let fault = !matches!(
         failure,
-        Failure::ClientGone | Failure::Cut | Failure::Internal(_) | Failure::Stale
+        Failure::ClientGone
+            | Failure::Cut
+            | Failure::Internal(_)
+            | Failure::NoSocket(_)
+            | Failure::Stale
     );
     if fault {
         on_trial(gateway, target, false);
     }
     match failure {
-        Failure::ClientGone | Failure::Cut | Failure::Internal(_) | Failure::Stale => {}
+        _ if !fault => {}
         Failure::Status(429, after) => permit.cooled(now + after.unwrap_or(UNTOLD_COOLDOWN)),
         Failure::Status(status @ (401 | 403), _) => {
             credential.opened(now, &rule);

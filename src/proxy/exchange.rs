@@ -295,6 +295,8 @@ pub struct Relay {
 pub enum Failure {
     /// No connection: resolving, connecting or TLS.
     Connect(String),
+    /// The same, for want of something of this machine: descriptors, buffers, ports.
+    NoSocket(String),
     /// An answer that means "try elsewhere".
     Status(u16, Option<Duration>),
     /// The connection broke before the answer.
@@ -322,6 +324,7 @@ impl Failure {
     pub fn outcome(&self) -> &'static str {
         match self {
             Failure::Connect(_) => "connect_error",
+            Failure::NoSocket(_) => "no_socket",
             Failure::Status(429, _) => "rate_limited",
             Failure::Status(401 | 403, _) => "auth_failed",
             Failure::Status(..) => "error_status",
@@ -368,9 +371,15 @@ impl AttemptRecord {
     /// As it stands in an error message.
     pub(super) fn told(&self) -> String {
         let what = match (&self.failure, self.status) {
-            (Some(Failure::Connect(why) | Failure::Broken(why) | Failure::Interrupted(why)), _) => {
-                why.clone()
-            }
+            (
+                Some(
+                    Failure::Connect(why)
+                    | Failure::NoSocket(why)
+                    | Failure::Broken(why)
+                    | Failure::Interrupted(why),
+                ),
+                _,
+            ) => why.clone(),
             (Some(Failure::Timeout | Failure::FirstToken | Failure::Deadline), _) => {
                 self.outcome.replace('_', " ")
             }

@@ -14,6 +14,9 @@ pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) 
         Reason::UpstreamAuthFailed => {
             "the provider refused the gateway's own credential; tell the gateway's operator"
         }
+        Reason::Overloaded => {
+            "the gateway's machine has no descriptor, port or buffer left for a connection to a provider"
+        }
         _ => "no upstream gave an answer",
     };
     let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
@@ -24,7 +27,7 @@ pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) 
     };
     let reject = Reject::new(reason, message);
     match reason {
-        Reason::UpstreamRateLimited | Reason::NoHealthyTarget => {
+        Reason::UpstreamRateLimited | Reason::NoHealthyTarget | Reason::Overloaded => {
             reject.retry_after(soonest(done, passed_over, now))
         }
         _ => reject,
@@ -46,6 +49,7 @@ fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
     }
     match done.last().and_then(|record| record.failure.as_ref()) {
         Some(Failure::Cut) => Reason::Draining,
+        Some(Failure::NoSocket(_)) => Reason::Overloaded,
         Some(Failure::FirstToken) => Reason::FirstTokenTimeout,
         Some(Failure::Timeout | Failure::Deadline) => Reason::UpstreamTimeout,
         _ => Reason::UpstreamError,

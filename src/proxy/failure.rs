@@ -15,6 +15,9 @@ use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// How often an SDK says it has repeated the request.
@@ -23,6 +26,10 @@ static RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-coun
 /// A pooled connection that was dead shows it within a round trip, to wherever. One that breaks
 /// later has carried the request, which may be billed: that is an attempt like any other.
 const STALE_WITHIN: Duration = Duration::from_millis(200);
+
+/// What a connection takes of this machine: a descriptor, of the process's or the system's; a
+/// buffer; a port.
+const SHORT_OF: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
 
 /// No connection came about.
 pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
@@ -35,9 +42,46 @@ pub fn connect(gateway: &Gateway, exchange: &mut Exchange, mut error: Box<Error>
         _ => "no connection",
     };
     log::debug!("{}: {why}: {error}", exchange.id);
-    let again = attempt::fail(gateway, exchange, Failure::Connect(why.into()));
+    let os = os_error(&error);
+    let why = match os {
+        Some(os) if why == "no connection" => format!("{why}: {os}"),
+        _ => why.to_owned(),
+    };
+    let failure = unconnected(gateway, why, os);
+    let again = attempt::fail(gateway, exchange, failure);
     error.set_retry(again);
     error
+}
+
+/// What the operating system said, under what Pingora makes of it.
+fn os_error(error: &Error) -> Option<&io::Error> {
+    let root = error.root_cause();
+    root.downcast_ref().or_else(|| root.source()?.downcast_ref())
+}
+
+/// A provider's name has no address. Without a descriptor, a lookup may say just that.
+pub fn unresolved(gateway: &Gateway, host: &str, error: &io::Error) -> Failure {
+    let short = File::open("/dev/null").err().filter(is_short);
+    let error = short.as_ref().unwrap_or(error);
+    unconnected(gateway, format!("`{host}` doesn't resolve: {error}"), Some(error))
+}
+
+fn is_short(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| SHORT_OF.contains(&errno))
+}
+
+/// Whose fault it is that no connection came about. What this machine is out of is said once in a
+/// while: there may be thousands of requests that meet it.
+fn unconnected(gateway: &Gateway, why: String, os: Option<&io::Error>) -> Failure {
+    if !os.is_some_and(is_short) {
+        return Failure::Connect(why);
+    }
+    if gateway.no_socket.now(Instant::now()) {
+        log::error!(
+            "{why}: this machine is short of descriptors (LimitNOFILE=, ulimit -n), ports or buffers; no target is blamed for it"
+        );
+    }
+    Failure::NoSocket(why)
 }
 
 /// Nobody waits any more for an attempt that has not been sent: it is none.

@@ -3,10 +3,12 @@
 mod bytes;
 mod fallbacks;
 mod running;
+mod seldom;
 
 pub use bytes::{ByteBudget, ByteShare};
 pub use fallbacks::FallbackRate;
 pub use running::{Running, RunningGuard};
+pub use seldom::Seldom;
 
 use crate::access_log::AccessLog;
 use crate::alerts::{Alert, Alerts};
@@ -74,6 +76,8 @@ pub struct Gateway {
     pub service: Notifier,
     /// Requests being worked on.
     pub running: Arc<Running>,
+    /// Whether to say that connections to providers can't be opened for want of something here.
+    pub no_socket: Seldom,
     /// When the process started.
     pub started: Instant,
     draining: AtomicBool,
@@ -113,6 +117,7 @@ impl Gateway {
             memory: Memory::default(),
             service,
             running: Arc::default(),
+            no_socket: Seldom::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             reloading: Mutex::default(),

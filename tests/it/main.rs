@@ -11,6 +11,7 @@ mod connections;
 mod costs;
 mod costs_kinds;
 mod departures;
+mod descriptors;
 mod doors;
 mod drained;
 mod drained_bounds;

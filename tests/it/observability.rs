@@ -1,5 +1,6 @@
 //! The rules and the dashboard in conf/ read what the real binary exports: names, labels, values.
 
+use crate::descriptors;
 use crate::promql::{self, matches};
 use crate::support::*;
 use serde_json::{Value, json};
@@ -71,6 +72,7 @@ fn everything(provider: &Provider) -> String {
         )
         + &model("dead", &target("p", "sim-dead+status=500", ""), "")
         + &model("wrong", &target("p", "sim-wrong+status=400", ""), "")
+        + &model("far", &target("r", "sim-far", ""), "")
         + &model("locked", &target("q", "sim-locked+status=401", ""), "")
         + &model(
             "trial",
@@ -86,7 +88,8 @@ fn everything(provider: &Provider) -> String {
         + &model("gated", &target("p", "sim-gated", ""), "");
     format!(
         "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-provider }}\n  \
-         q: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-other }}\n\
+         q: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-other }}\n  \
+         r: {{ dialect: openai, base_url: \"http://127.0.0.1:9/v1\" }}\n\
          breaker: {{ failures: 1000 }}\nteams: {{ web: {{}} }}\n\
          alerts: {{ webhooks: [ {{ url: \"{base}/no-such-hook\" }}{GONE_HOOK} ] }}\nmodels:\n{models}",
         head_with("threads: 2, max_memory: 16GiB", &keys)
@@ -109,6 +112,7 @@ async fn make_everything_happen(server: &Server, provider: &Provider) {
     assert_eq!(ask(server, "tb-slow", "ok").await, 429);
     assert_eq!(ask(server, "tb-poor", "ok").await, 429);
     assert_eq!(ask(server, "tb-short", "ok").await, 200);
+    assert_eq!(descriptors::ask_without(server, "far").await.0, 503);
     for _ in 0..60 {
         ask(server, KEY, "trial").await;
     }
