@@ -33,6 +33,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub const ALL: [Kind; 10] = [
+        Kind::BudgetShare,
+        Kind::BudgetRefused,
+        Kind::FallbackRate,
+        Kind::BreakerOpened,
+        Kind::CredentialRefused,
+        Kind::SpendVelocity,
+        Kind::StateUnwritable,
+        Kind::StateWritable,
+        Kind::ReloadRefused,
+        Kind::CanaryRolledBack,
+    ];
+
     /// The word used in webhooks and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

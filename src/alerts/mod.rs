@@ -133,6 +133,9 @@ impl Alerts {
     /// goes is dropped. Within a runtime.
     pub fn follow(&self, webhooks: &[Webhook]) {
         let client = (!webhooks.is_empty()).then(|| self.client());
+        if client.is_some() {
+            self.count_from_zero();
+        }
         let mut receivers = self.receivers.lock();
         if *self.stop.borrow() {
             return;
@@ -156,6 +159,15 @@ impl Alerts {
         for gone in before {
             gone.task.abort();
             gone.receiver.give_up("dropped", "the configuration doesn't name it any more");
+        }
+    }
+
+    /// Shows what can fail before it does: Prometheus sees no increase in a series that begins at 1.
+    fn count_from_zero(&self) {
+        for kind in Kind::ALL {
+            for result in ["failed", "dropped"] {
+                self.results.with_label_values(&[kind.as_str(), result]);
+            }
         }
     }
 
@@ -185,5 +197,26 @@ impl Alerts {
             log::error!("alerts: no webhook can be called: {why}");
         }
         client.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use prometheus::{Opts, core::Collector};
+
+    #[tokio::test]
+    async fn what_may_fail_is_counted_from_zero() {
+        let results = IntCounterVec::new(Opts::new("alerts", "-"), &["kind", "result"]).unwrap();
+        let alerts = Alerts::new(results.clone());
+        let series = || results.collect()[0].get_metric().len();
+        alerts.follow(&[]);
+        assert_eq!(series(), 0, "nobody is sent anything");
+        let url = Secret::new("http://127.0.0.1:9/".into());
+        alerts.follow(&[Webhook { url, secret: None }]);
+        assert_eq!(series(), 2 * 10, "each kind, failed and dropped");
+        let known = results.get_metric_with_label_values(&["breaker_opened", "failed"]).unwrap();
+        assert_eq!((known.get(), series()), (0, 20));
     }
 }
