@@ -7,18 +7,19 @@
 //! have had the same listening sockets, whose queues the kernel keeps, so that no connection is
 //! refused in between. Only processes of the same user, or root, talk to each other.
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the new process waits for the sockets: time for a person to send the signal.
@@ -44,6 +45,29 @@ const NAMES: usize = 16 * 1024;
 
 const SERVING: &[u8] = b"serving\n";
 
+/// A socket's address has room for this many bytes (unix(7)).
+const ADDRESS: usize = 107;
+
+/// Where the two meet, by a path that fits: a long one goes by its directory's descriptor.
+struct Place {
+    path: PathBuf,
+    /// Its number is in the path.
+    _directory: Option<File>,
+}
+
+impl Place {
+    fn new(path: &Path) -> io::Result<Self> {
+        let too_long = path.as_os_str().len() > ADDRESS;
+        let (Some(directory), Some(name), true) = (path.parent(), path.file_name(), too_long)
+        else {
+            return Ok(Place { path: path.to_owned(), _directory: None });
+        };
+        let directory = File::open(directory)?;
+        let by_number = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        Ok(Place { path: by_number.join(name), _directory: Some(directory) })
+    }
+}
+
 /// What a new process has got from the old one.
 pub struct Inheritance {
     sockets: HashMap<String, OwnedFd>,
@@ -56,6 +80,8 @@ impl Inheritance {
     /// # Errors
     /// None came within `patience`, or not from a process of this user.
     pub fn wait(path: &Path, patience: Duration) -> io::Result<Self> {
+        let place = Place::new(path)?;
+        let path = &place.path;
         // A socket file that nobody listens on is left behind by a process that was killed.
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
@@ -151,7 +177,7 @@ pub fn give(
     let until = Instant::now() + patience;
     let mut to = loop {
         hope()?;
-        match UnixStream::connect(path) {
+        match Place::new(path).and_then(|place| UnixStream::connect(&place.path)) {
             Ok(to) => break to,
             Err(error) if Instant::now() >= until => {
                 let what = format!("no process waits at {}: {error}", path.display());
@@ -258,6 +284,27 @@ mod tests {
         serving.join().unwrap();
         listener.accept().unwrap();
         assert!(!path.exists());
+    }
+
+    /// The address of a socket has room for 107 bytes.
+    #[test]
+    fn a_state_file_may_be_far_down() {
+        let dir = std::env::temp_dir().join(format!("tollbar-far-{}", std::process::id()));
+        let down = dir.join("d".repeat(200));
+        std::fs::create_dir_all(&down).unwrap();
+        let path = down.join("state.upgrade.sock");
+        let giving = {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                give(&path, &one_socket(), Duration::from_secs(10), || Ok(()))
+            })
+        };
+        let mut got = Inheritance::wait(&path, Duration::from_secs(10)).unwrap();
+        assert!(got.take("a").is_some() && !path.exists());
+        let serving = std::thread::spawn(move || got.serving());
+        drop(giving.join().unwrap().unwrap());
+        serving.join().unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
