@@ -109,6 +109,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     memory::leave_no_core();
     memory::use_small_pages();
     sockets::allow_descriptors();
+    let early = Early::install().map_err(|error| StartError::System(error.to_string()))?;
     let (live, warnings) =
         Live::start(options.source, options.environment).map_err(StartError::Config)?;
     // A large file has passed through memory, and will not be needed again.
@@ -132,7 +133,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let gateway =
         Gateway::new(live, metrics, access_log, ledger, service).map_err(StartError::Ledger)?;
     let gateway = Arc::new(gateway);
-    let result = runtime.block_on(serve(&gateway, options.upgrade, options.on_ready));
+    let result = runtime.block_on(serve(&gateway, options.upgrade, early, options.on_ready));
     // What still runs has had its grace: cut it, so that its ends are recorded.
     runtime.shutdown_timeout(Duration::from_millis(500));
     // The money first: whoever reads the log may hang.
@@ -144,6 +145,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
 async fn serve(
     gateway: &Arc<Gateway>,
     upgrade: bool,
+    early: Early,
     on_ready: Box<dyn FnOnce(&Ready) + Send>,
 ) -> Result<(), StartError> {
     let snapshot = gateway.live.snapshot();
@@ -151,7 +153,8 @@ async fn serve(
         sockets::Problem::Bind(address, error) => StartError::Listen(address, error),
         sockets::Problem::NotGiven(error) => StartError::Upgrade(error),
     })?;
-    let mut signals = Signals::install().map_err(|error| StartError::System(error.to_string()))?;
+    let mut signals =
+        Signals::install(early).map_err(|error| StartError::System(error.to_string()))?;
     let reloader = Reloader::start(gateway.clone(), Handle::current())
         .map_err(|error| StartError::System(error.to_string()))?;
     let (stop, stopping) = watch::channel(false);
@@ -304,13 +307,38 @@ enum Stop {
     Now,
 }
 
+/// Signals that mean no end, and would be one for a process that doesn't hear them. What comes
+/// while it starts is kept until it serves.
+struct Early {
+    hangup: Signal,
+    quit: Signal,
+    user2: Signal,
+    /// A limit of file sizes (`ulimit -f`) is an error of the write, and not the end of the process.
+    too_large: Signal,
+}
+
+impl Early {
+    fn install() -> std::io::Result<Self> {
+        // The one that serves has as many threads as the configuration says, which may take long to
+        // load. The signals are the process's, and go by whichever there is.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _context = runtime.enter();
+        Ok(Early {
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            user2: signal(SignalKind::user_defined2())?,
+            too_large: signal(SignalKind::from_raw(TOO_LARGE))?,
+        })
+    }
+}
+
+/// All of them. SIGTERM and SIGINT end a process that only starts, as they should.
 struct Signals {
     hangup: Signal,
     terminate: Signal,
     quit: Signal,
     interrupt: Signal,
     user2: Signal,
-    /// A limit of file sizes (`ulimit -f`) is an error of the write, and not the end of the process.
     _too_large: Signal,
 }
 
@@ -318,14 +346,14 @@ struct Signals {
 const TOO_LARGE: i32 = 25;
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install(early: Early) -> std::io::Result<Self> {
         Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
+            hangup: early.hangup,
             terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
+            quit: early.quit,
             interrupt: signal(SignalKind::interrupt())?,
-            user2: signal(SignalKind::user_defined2())?,
-            _too_large: signal(SignalKind::from_raw(TOO_LARGE))?,
+            user2: early.user2,
+            _too_large: early.too_large,
         })
     }
 

@@ -38,6 +38,7 @@ mod scripts;
 mod secrets;
 mod slow;
 mod splice;
+mod starting;
 mod state_failures;
 mod streams;
 mod support;

@@ -224,6 +224,14 @@ impl Server {
         Self::spawn_as(Scratch(PathBuf::new()), command)
     }
 
+    /// Begins to start it. See [`Self::wait_ready`].
+    pub fn begin(scratch: Scratch, config: &str) -> Self {
+        std::fs::write(scratch.0.join("tollbar.yaml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollbar"));
+        command.args(["run", "-c"]).arg(scratch.0.join("tollbar.yaml"));
+        Self::spawn_as(scratch, command)
+    }
+
     fn start_as(scratch: Scratch, command: Command) -> Self {
         let mut server = Self::spawn_as(scratch, command);
         server.wait_ready();
