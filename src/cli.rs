@@ -131,14 +131,8 @@ fn check(file: &ConfigFile) -> ExitCode {
         Ok(loaded) => {
             warn(&loaded.warnings);
             // Only a warning: another machine may run it, or another user.
-            let here = |dir: &Path| dir.as_os_str().is_empty() || dir.is_dir();
-            let state = loaded.snapshot.state_path.parent().filter(|dir| !here(dir));
-            if let Some(missing) = state {
-                println!(
-                    "warning: {}: state.path: there is no directory {} here; it has to be there when the server starts",
-                    path.display(),
-                    missing.display()
-                );
+            if let Some(why) = unusable_here(&loaded.snapshot.state_path) {
+                println!("warning: {}: state.path: {why}", path.display());
             }
             print!("{}", config::plan(&loaded.snapshot));
             ExitCode::SUCCESS
@@ -149,6 +143,17 @@ fn check(file: &ConfigFile) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Why the server couldn't start with this state file on this machine.
+fn unusable_here(state: &Path) -> Option<String> {
+    if state.is_dir() {
+        return Some(format!("{} is a directory here; name a file in it", state.display()));
+    }
+    let here = |dir: &Path| dir.as_os_str().is_empty() || dir.is_dir();
+    let missing = state.parent().filter(|dir| !here(dir))?;
+    let missing = missing.display();
+    Some(format!("there is no directory {missing} here; it has to be there when the server starts"))
 }
 
 fn spend(

@@ -63,7 +63,7 @@ pub struct Metrics {
     pub memory_limit: IntGauge,
     pub memory_refusing: IntGauge,
     pub log_dropped: prometheus::IntCounter,
-    pub ledger_rows: IntGauge,
+    pub ledger_rows: prometheus::IntCounter,
     pub ledger_lag: prometheus::Gauge,
     pub ledger_healthy: IntGauge,
     pub alerts: IntCounterVec,
@@ -221,7 +221,7 @@ impl Metrics {
                 "access_log_dropped_total",
                 "Access log lines lost because their reader was too slow.",
             )?,
-            ledger_rows: r.int_gauge("ledger_rows_total", "Rows committed by this process.")?,
+            ledger_rows: r.counter("ledger_rows_total", "Rows committed by this process.")?,
             ledger_lag: r
                 .gauge("ledger_lag_seconds", "Age of the oldest row not yet committed.")?,
             ledger_healthy: r
@@ -326,5 +326,22 @@ impl Register<'_> {
 
     fn int_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.add(IntGauge::with_opts(Self::opts(name, help))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `promtool check metrics` wants of names.
+    #[test]
+    fn a_total_is_a_counter() {
+        let text = String::from_utf8(Metrics::new().unwrap().render()).unwrap();
+        let types: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(types.len() > 10, "{types:?}");
+        for line in types {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+        }
     }
 }

@@ -101,7 +101,8 @@ impl AdminApi {
         self.publish_budgets();
         let (metrics, ledger) = (&self.gateway.metrics, &self.gateway.ledger);
         metrics.log_dropped.inc_by(self.gateway.access_log.lost());
-        metrics.ledger_rows.set(gauge(ledger.rows()));
+        let rows = ledger.rows().saturating_sub(metrics.ledger_rows.get());
+        metrics.ledger_rows.inc_by(rows);
         metrics.ledger_lag.set(ledger.lag().as_secs_f64());
         metrics.ledger_healthy.set(i64::from(ledger.healthy()));
         let second = self.gateway.started.elapsed().as_secs();

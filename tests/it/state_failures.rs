@@ -229,20 +229,22 @@ async fn a_start_without_a_usable_file_says_why_and_ends() {
             .output()
             .unwrap();
         assert!(out.status.success(), "{out:?}");
-        String::from_utf8(out.stdout).unwrap().contains("state.path: there is no directory")
+        String::from_utf8(out.stdout).unwrap()
     };
-    assert!(check());
+    let missing = || check().contains("state.path: there is no directory");
+    assert!(missing());
     let file_here = config(&provider, "open").replace("state/tollbar.db", "tollbar.db");
     std::fs::write(scratch.0.join("tollbar.yaml"), file_here).unwrap();
-    assert!(!check());
+    assert!(!missing());
     std::fs::write(scratch.0.join("tollbar.yaml"), config(&provider, "open")).unwrap();
     std::fs::create_dir(scratch.0.join("state")).unwrap();
-    assert!(!check());
+    assert!(!missing());
     // Also where failures are tolerated: an operator is there at a start.
     std::fs::write(&file, b"this is no database at all, it only has its name".repeat(100)).unwrap();
     assert!(refused(&scratch.0, "true", &[]).contains("not a Tollbar database, or damaged"));
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
+    assert!(check().contains("state.path: state/tollbar.db is a directory"), "{}", check());
     assert!(refused(&scratch.0, "true", &[]).contains("can't be opened or written"));
     std::fs::remove_dir(&file).unwrap();
     // Nobody, not even root, can create a file there.
