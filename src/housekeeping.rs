@@ -158,7 +158,7 @@ fn tell(gateway: &Gateway, crossed: Option<bool>) {
         gateway.service.status("refusing new requests: over server.max_memory");
     } else {
         log::info!("memory: {resident} MiB of {mark} MiB: new requests are taken again");
-        gateway.service.status(&crate::state::serving(gateway.live.peek().generation));
+        gateway.service.status(&gateway.standing());
     }
 }
 

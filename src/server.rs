@@ -15,7 +15,7 @@ use crate::proxy::Edge;
 use crate::reload::{Live, Source};
 use crate::reloader::Reloader;
 use crate::sockets::{self, Sockets};
-use crate::state::{self, Gateway, Running};
+use crate::state::{Gateway, Running};
 use crate::systemd::Notifier;
 use crate::upgrade::{Taker, Upgrade};
 use arc_swap::ArcSwap;
@@ -196,7 +196,7 @@ async fn serve(
     if let Some(old) = sockets.old {
         let _ = tokio::task::spawn_blocking(move || old.serving()).await;
     }
-    gateway.service.ready(&state::serving(snapshot.generation));
+    gateway.service.ready(&gateway.standing());
     // What was in force at the start must not outlive the reload that replaces it.
     drop(snapshot);
     let watchdog = tokio::spawn(housekeeping::watchdog(gateway.clone()));

@@ -158,15 +158,13 @@ impl Gateway {
         let _turn = self.reloading.lock();
         self.service.reloading();
         let result = self.try_reload();
-        let generation = self.live.peek().generation;
-        self.service.ready(&match &result {
-            Ok(_) => serving(generation),
-            Err(problems) => {
-                let first = problems.first().map_or("", String::as_str);
-                format!("reload refused, configuration generation {generation} stays: {first}")
-            }
-        });
+        self.service.ready(&self.standing());
         result
+    }
+
+    /// The line for the service manager, unless there is something special to say.
+    pub fn standing(&self) -> String {
+        standing(self.live.peek().generation, &self.live.last().problems)
     }
 
     /// The same, without telling the service manager: the process ends.
@@ -326,7 +324,12 @@ impl Gateway {
     }
 }
 
-/// The line for the service manager, when all is well.
-pub fn serving(generation: u64) -> String {
-    format!("serving, configuration generation {generation}")
+/// A refused reload is said until another one is taken.
+fn standing(generation: u64, problems: &[String]) -> String {
+    match problems.first() {
+        None => format!("serving, configuration generation {generation}"),
+        Some(first) => {
+            format!("reload refused, configuration generation {generation} stays: {first}")
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Past `server.max_memory` new work is refused, what runs goes on, and there is a way back.
 
 use crate::support::*;
+use crate::systemd::Systemd;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tollbar_loadtest::provider::{Gate, Provider, Script};
@@ -114,11 +115,13 @@ async fn over_the_watermark_only_what_runs_goes_on() {
     eventually(Duration::from_secs(10), told).await;
 }
 
-/// The allocator keeps what was freed. It is asked for it, so that refusing has an end.
+/// The allocator keeps what was freed. It is asked for it, so that refusing has an end. What
+/// systemd shows is then what it was before: that a reload was refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_recovers_by_itself_once_the_work_is_done() {
     let provider = provider();
-    let server = Server::start(&with_memory(&provider, "none"));
+    let systemd = Systemd::new();
+    let server = systemd.start(&with_memory(&provider, "none"), &[]);
     until(&server, 200).await;
     eventually(SOON, || !server.stdout().is_empty()).await;
     let idle = server.metric("tollbar_memory_bytes").await;
@@ -144,6 +147,9 @@ async fn it_recovers_by_itself_once_the_work_is_done() {
         }
     }
     assert_eq!(running.pop().unwrap().await.unwrap(), 503, "{} bodies fit", running.len());
+    std::fs::write(server.config_file(), "listeners: 1").unwrap();
+    let refused = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+    assert_eq!(refused.send().await.unwrap().status(), 400);
     let most = server.metric("tollbar_memory_bytes").await;
     assert!(mib(most) > mib(idle) + 20 && running.len() > 5, "{most} with {}", running.len());
     gate.open();
@@ -162,4 +168,8 @@ async fn it_recovers_by_itself_once_the_work_is_done() {
         began.elapsed()
     );
     assert!(mib(after) < mark);
+    while !systemd.next().join(" ").starts_with("READY=1 STATUS=reload refused") {}
+    let mut said = std::iter::repeat_with(|| systemd.next().join(" "));
+    let last = said.find(|said| !said.contains("over server.max_memory")).unwrap();
+    assert!(last.starts_with("STATUS=reload refused, configuration generation 2"), "{last}");
 }

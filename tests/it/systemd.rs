@@ -9,14 +9,14 @@ use tollbar_loadtest::provider::{Gate, Provider, Script};
 const SOON: Duration = Duration::from_secs(20);
 
 /// The service manager's end of NOTIFY_SOCKET.
-struct Systemd {
+pub struct Systemd {
     socket: UnixDatagram,
     path: PathBuf,
     _dir: Scratch,
 }
 
 impl Systemd {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = Scratch::new();
         let path = dir.0.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -25,7 +25,7 @@ impl Systemd {
     }
 
     /// The next message that is no sign of life, as its lines.
-    fn next(&self) -> Vec<String> {
+    pub fn next(&self) -> Vec<String> {
         loop {
             let message = self.any();
             if message != ["WATCHDOG=1"] {
@@ -40,7 +40,7 @@ impl Systemd {
         String::from_utf8_lossy(&bytes[..n]).lines().map(str::to_owned).collect()
     }
 
-    fn start(&self, config: &str, more: &[(&str, &str)]) -> Server {
+    pub fn start(&self, config: &str, more: &[(&str, &str)]) -> Server {
         let mut vars = vec![("NOTIFY_SOCKET", self.path.to_str().unwrap())];
         vars.extend(more);
         Server::start_with(config, &vars)
