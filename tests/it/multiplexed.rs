@@ -116,7 +116,7 @@ async fn a_refused_stream_is_sent_again() {
         let server = Server::start(&format!(
             "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\", http2: always }}\nmodels:\n{}",
             head(),
-            model("gpt", "sim-gpt", "")
+            model("gpt", "sim-gpt", ", fallbacks: [spare]") + &model("spare", "sim-spare", "")
         ));
         let (http, url) = (client(), server.url("/v1/chat/completions"));
         let first = post(&http, url.clone(), chat("gpt").to_string()).await;
@@ -142,7 +142,7 @@ async fn an_answer_that_ends_with_its_header_fails_over() {
         "{}providers:\n  p: {{ dialect: openai, base_url: \"{base}\", http2: always }}\n\
          attempts: {{ max: 2 }}\nmodels:\n{}",
         head(),
-        model("gpt", "sim-gpt", "")
+        model("gpt", "sim-gpt", ", fallbacks: [spare]") + &model("spare", "sim-spare", "")
     ));
     let url = server.url("/v1/chat/completions");
     let got = post(&client(), url.clone(), chat("gpt").to_string()).await;
