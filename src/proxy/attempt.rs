@@ -292,6 +292,9 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
         if let Some(hold) = attempt.hold {
             hold.release();
         }
+        if let Some(limits) = attempt.limits {
+            limits.refund(Instant::now());
+        }
         return true;
     }
     let target = attempt.candidate.target.clone();

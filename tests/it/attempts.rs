@@ -42,3 +42,21 @@ async fn the_same_target_is_asked_again_after_connect_errors_and_5xx_only() {
     }
     assert_eq!(ask(&server, "nobody").await.headers()["x-tollbar-attempts"], "2");
 }
+
+/// A dead pooled connection has carried nothing: the provider's limit counts the request once.
+#[tokio::test]
+async fn a_dead_connection_takes_nothing_of_the_providers_limits() {
+    let provider = provider();
+    let limits = ", limits: { rpm: 2 }";
+    let models = model("gpt", "sim-gpt", "");
+    let server = Server::start(&config_of(&head(), &provider, limits, &models));
+    assert_eq!(ask(&server, "gpt").await.status(), 200);
+    server.log(1).await;
+    provider.clear();
+    provider.script("sim-gpt", vec![Script { cut: Some(Cut::Headers), ..Script::default() }]);
+    let answer = ask(&server, "gpt").await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert_eq!(answer.headers()["x-tollbar-attempts"], "1");
+    assert_eq!(provider.requests().len(), 2, "the first one was on a pooled connection");
+    assert_eq!(ask(&server, "gpt").await.status(), 429, "two are two");
+}
