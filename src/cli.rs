@@ -5,6 +5,7 @@ use crate::config::{self, Environment, ProcessEnvironment};
 use crate::ledger::{self, Filter};
 use crate::reload::Source;
 use crate::server::{self, Options};
+use crate::terminal::{complain, say};
 use crate::{demo, keygen, logging};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -77,18 +78,16 @@ pub fn main() -> ExitCode {
         Command::Spend { file, from, to, group_by, csv } => {
             spend(&file, from.as_deref(), to.as_deref(), &group_by, csv)
         }
-        Command::Keygen { id } => {
-            print!("{}", keygen::text(&keygen::generate(&mut rand::rng()), &id));
-            ExitCode::SUCCESS
-        }
+        Command::Keygen { id } => say(&keygen::text(&keygen::generate(&mut rand::rng()), &id)),
     }
 }
 
 fn locate(file: &ConfigFile) -> Result<PathBuf, ExitCode> {
     let environment: &dyn Environment = &ProcessEnvironment;
     config::find(file.config.as_deref(), environment).ok_or_else(|| {
-        eprintln!("tollbar: there is no configuration file.");
-        eprintln!("name one with -c FILE or $TOLLBAR_CONFIG, or try `tollbar demo` first.");
+        complain(
+            "tollbar: there is no configuration file.\nname one with -c FILE or $TOLLBAR_CONFIG, or try `tollbar demo` first.",
+        );
         ExitCode::FAILURE
     })
 }
@@ -112,6 +111,7 @@ fn run(file: &ConfigFile, upgrade: bool) -> ExitCode {
                 log::info!("listening on {scheme}://{address}");
             }
             log::info!("admin on http://{}", ready.admin);
+            Ok(())
         }),
     };
     demo::finish(server::run(options), &log)
@@ -122,24 +122,22 @@ fn check(file: &ConfigFile) -> ExitCode {
         Ok(path) => path,
         Err(code) => return code,
     };
-    let warn = |warnings: &[config::Problem]| {
-        for warning in warnings {
-            println!("warning: {}", warning.located(&path.display().to_string()));
-        }
+    let warned = |warnings: &[config::Problem]| -> String {
+        let file = path.display().to_string();
+        warnings.iter().map(|warning| format!("warning: {}\n", warning.located(&file))).collect()
     };
     match config::load(&path, &ProcessEnvironment, None) {
         Ok(loaded) => {
-            warn(&loaded.warnings);
+            let mut text = warned(&loaded.warnings);
             // Only a warning: another machine may run it, or another user.
             if let Some(why) = unusable_here(&loaded.snapshot.state_path) {
-                println!("warning: {}: state.path: {why}", path.display());
+                text += &format!("warning: {}: state.path: {why}\n", path.display());
             }
-            print!("{}", config::plan(&loaded.snapshot));
-            ExitCode::SUCCESS
+            say(&(text + &config::plan(&loaded.snapshot)))
         }
         Err(invalid) => {
-            eprintln!("{invalid}");
-            warn(&invalid.warnings);
+            complain(&invalid);
+            say(&warned(&invalid.warnings));
             ExitCode::FAILURE
         }
     }
@@ -164,12 +162,9 @@ fn spend(
     csv: bool,
 ) -> ExitCode {
     match spent(file, from, to, group_by, csv) {
-        Ok(report) => {
-            print!("{report}");
-            ExitCode::SUCCESS
-        }
+        Ok(report) => say(&report),
         Err(why) => {
-            eprintln!("tollbar: {why}");
+            complain(format_args!("tollbar: {why}"));
             ExitCode::FAILURE
         }
     }

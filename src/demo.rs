@@ -4,7 +4,8 @@ use crate::config::{Environment, ProcessEnvironment};
 use crate::keygen;
 use crate::logging::{self, Log};
 use crate::reload::Source;
-use crate::server::{self, Options, Ready};
+use crate::server::{self, Options, Ready, StartError};
+use crate::terminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -77,10 +78,15 @@ pub fn main() -> ExitCode {
         environment: Box::new(environment),
         upgrade: false,
         on_ready: Box::new(move |ready| {
-            print!("{}", welcome(ready, key.plain.expose(), admin_token.expose()))
+            terminal::print(&welcome(ready, key.plain.expose(), admin_token.expose()))
         }),
     };
-    let code = finish(server::run(options), &log);
+    let result = match server::run(options) {
+        // Who was to read the addresses and the key has gone.
+        Err(StartError::Output(why)) if why.is_closed() => Ok(()),
+        result => result,
+    };
+    let code = finish(result, &log);
     drop(provider);
     // A demo remembers nothing; what can't be removed is left to the system's own cleaning.
     let _ = std::fs::remove_dir_all(&state);
@@ -89,7 +95,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Turns the end of a server into an exit code.
-pub fn finish(result: Result<(), server::StartError>, log: &Log) -> ExitCode {
+pub fn finish(result: Result<(), StartError>, log: &Log) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -101,7 +107,9 @@ pub fn finish(result: Result<(), server::StartError>, log: &Log) -> ExitCode {
 
 /// The exit code where there is not even a log.
 pub fn no_log(error: &std::io::Error) -> ExitCode {
-    eprintln!("tollbar: no thread for the log: {error}\ncheck the process's limits.");
+    terminal::complain(format_args!(
+        "tollbar: no thread for the log: {error}\ncheck the process's limits."
+    ));
     ExitCode::FAILURE
 }
 

@@ -55,6 +55,7 @@ pub mod metrics;
 pub mod systemd;
 pub mod memory;
 pub mod outlet;
+pub mod terminal;
 pub mod access_log;
 pub mod resolve;
 pub mod alerts;

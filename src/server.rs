@@ -17,6 +17,7 @@ use crate::reloader::Reloader;
 use crate::sockets::{self, Sockets};
 use crate::state::{Gateway, Running};
 use crate::systemd::Notifier;
+use crate::terminal::Unwritten;
 use crate::upgrade::{Taker, Upgrade};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -78,6 +79,9 @@ pub enum StartError {
     /// The operating system refused something basic.
     #[error("can't start: {0}\ncheck the process's limits")]
     System(String),
+    /// What there is to say once it serves can't be said.
+    #[error("{0}")]
+    Output(Unwritten),
 }
 
 /// How to run.
@@ -90,8 +94,11 @@ pub struct Options {
     pub upgrade: bool,
     /// Called once everything listens, with the data listeners' addresses and whether each
     /// speaks TLS, and the admin address.
-    pub on_ready: Box<dyn FnOnce(&Ready) + Send>,
+    pub on_ready: OnReady,
 }
+
+/// Says that it serves, to whoever has to know.
+pub type OnReady = Box<dyn FnOnce(&Ready) -> Result<(), Unwritten> + Send>;
 
 /// What listens where.
 pub struct Ready {
@@ -146,7 +153,7 @@ async fn serve(
     gateway: &Arc<Gateway>,
     upgrade: bool,
     early: Early,
-    on_ready: Box<dyn FnOnce(&Ready) + Send>,
+    on_ready: OnReady,
 ) -> Result<(), StartError> {
     let snapshot = gateway.live.snapshot();
     let sockets = Sockets::open(&snapshot, upgrade).map_err(|problem| match problem {
@@ -192,7 +199,7 @@ async fn serve(
     let lookout = Lookout::start(gateway);
     gateway.open_later();
     gateway.tell_twins();
-    on_ready(&ready);
+    on_ready(&ready).map_err(StartError::Output)?;
     if let Some(old) = sockets.old {
         let _ = tokio::task::spawn_blocking(move || old.serving()).await;
     }

@@ -300,10 +300,9 @@ pub fn fail(gateway: &Gateway, exchange: &mut Exchange, failure: Failure) -> boo
     let target = attempt.candidate.target.clone();
     let again = match &failure {
         _ if pointless => false,
-        Failure::Connect(_)
-        | Failure::NoSocket(_)
-        | Failure::Stale
-        | Failure::Status(500.., _) => same_or_next(call, true),
+        Failure::Connect(_) | Failure::NoSocket(_) | Failure::Stale | Failure::Status(500.., _) => {
+            same_or_next(call, true)
+        }
         // Whatever else was sent may have been worked on: asked again, a target would bill it twice.
         Failure::Broken(_) => same_or_next(call, attempt.refused),
         Failure::Status(..) | Failure::Timeout | Failure::FirstToken => same_or_next(call, false),

@@ -8,6 +8,7 @@ mod bodies;
 mod budgets;
 mod chaos;
 mod clamp;
+mod commands;
 mod connections;
 mod costs;
 mod costs_kinds;
