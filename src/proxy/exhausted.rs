@@ -1,5 +1,6 @@
 //! What a client is told when no attempt is left.
 
+use super::accept;
 use super::exchange::{AttemptRecord, Failure};
 use crate::plan::health::Blocked;
 use crate::reject::{Reason, Reject};
@@ -8,6 +9,13 @@ use std::time::{Duration, Instant};
 /// The refusal that sums up attempts which all failed, and targets that were passed over.
 pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Reject {
     let reason = exhausted_reason(done, passed_over);
+    let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
+    let attempts = attempts.join("; ");
+    if reason == Reason::Draining {
+        let mut reject = accept::draining();
+        reject.message.push_str(&format!(" Attempts: {attempts}."));
+        return reject;
+    }
     let what = match reason {
         Reason::NoHealthyTarget => "every target of this model is left alone after failures",
         Reason::UpstreamRateLimited => "every target of this model is rate limited",
@@ -19,11 +27,10 @@ pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) 
         }
         _ => "no upstream gave an answer",
     };
-    let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
     let message = if attempts.is_empty() {
         format!("{what}. Try again later.")
     } else {
-        format!("{what}. Attempts: {}.", attempts.join("; "))
+        format!("{what}. Attempts: {attempts}.")
     };
     let reject = Reject::new(reason, message);
     match reason {

@@ -5,6 +5,7 @@ use crate::reject::{Reason, Reject};
 use crate::units::Dialect;
 use crate::wire::errors::{self, ErrorText};
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{ErrorType, OrErr, Result};
@@ -111,6 +112,10 @@ async fn finish(
     match stands_still {
         true => session.set_keepalive(None),
         false => drain(session).await,
+    }
+    // Pingora writes what it does with the connection itself, whatever the header says.
+    if header.headers.get(CONNECTION).is_some_and(|word| word == "close") {
+        session.set_keepalive(None);
     }
     let header_only = session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(header), header_only).await?;

@@ -188,18 +188,26 @@ async fn what_the_end_of_the_process_cuts_is_told_and_booked() {
         let url = server.url("/v1/chat/completions");
         let asked = tokio::spawn(async move {
             let answer = post(&client(), url, body.to_string()).await;
-            (answer.status().as_u16(), answer.text().await)
+            (answer.status().as_u16(), answer.headers().clone(), answer.text().await)
         });
         assert!(provider.wait_for(1, Duration::from_secs(5)).await);
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.signal(signal);
-        let (status, text) = asked.await.unwrap();
+        let (status, headers, text) = asked.await.unwrap();
         let text = text.expect("a whole answer");
         assert!(server.wait_exit(Duration::from_secs(9)).expect("it ends").success());
         let line = &server.log(1).await[0];
         let (wanted, code) = if stream { (200, "stream_interrupted") } else { (503, "draining") };
         assert_eq!(status, wanted, "{signal}: {text}");
         assert!(text.contains(code), "{signal}: {text}");
+        if !stream {
+            // As any refusal of a process that ends: it says when to come back, on another connection.
+            assert_eq!(headers["retry-after"], "1", "{signal}");
+            assert_eq!(headers["connection"], "close", "{signal}");
+            assert!(
+                text.contains("shutting down") && text.contains("p/sim-gpt: interrupted after")
+            );
+        }
         assert_eq!(line["outcome"], if stream { "interrupted" } else { "refused" }, "{line}");
         let id = line["request_id"].as_str().unwrap().to_owned();
         let server = server.again();
