@@ -44,7 +44,8 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
         };
         let asked = Instant::now();
         let (provider, candidate) = (next.provider.clone(), &next.candidate);
-        let until = asked + newest.admission_wait.saturating_sub(call.waited);
+        let patience = newest.admission_wait.saturating_sub(call.waited);
+        let until = call.deadline.min(asked + patience);
         let request = &exchange.id;
         let money = Money { gateway, snapshot: &newest, caller: &caller, request, until };
         let held = money.hold(call, candidate, &provider).await;
@@ -55,6 +56,11 @@ pub async fn start(gateway: &Gateway, exchange: &mut Exchange) -> Result<HttpPee
             Ok(held) if !money.is_in_force() => {
                 held.hold.release();
                 from_the_start(call);
+                continue;
+            }
+            // It came too late: nothing starts any more.
+            Ok(held) if Instant::now() >= call.deadline => {
+                held.hold.release();
                 continue;
             }
             Ok(held) => held,
@@ -125,7 +131,7 @@ fn nothing_left(call: &mut Call, caller: &Caller) -> Reject {
             return *reject;
         }
     }
-    exhausted(&call.done, &call.passed_over, Instant::now())
+    exhausted(&call.done, &call.passed_over, call.deadline, Instant::now())
 }
 
 /// The key that admitted this request must still be in force when another attempt starts.

@@ -6,9 +6,15 @@ use crate::plan::health::Blocked;
 use crate::reject::{Reason, Reject};
 use std::time::{Duration, Instant};
 
-/// The refusal that sums up attempts which all failed, and targets that were passed over.
-pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Reject {
-    let reason = exhausted_reason(done, passed_over);
+/// The refusal that sums up attempts which all failed, and targets that were passed over, of a
+/// request that no attempt starts for after its `deadline`.
+pub fn exhausted(
+    done: &[AttemptRecord],
+    passed_over: &[Blocked],
+    deadline: Instant,
+    now: Instant,
+) -> Reject {
+    let reason = exhausted_reason(done, passed_over, now >= deadline);
     let attempts: Vec<String> = done.iter().map(AttemptRecord::told).collect();
     let attempts = attempts.join("; ");
     if reason == Reason::Draining {
@@ -24,6 +30,9 @@ pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) 
         }
         Reason::Overloaded => {
             "the gateway's machine has no descriptor, port or buffer left for a connection to a provider"
+        }
+        Reason::UpstreamTimeout if done.is_empty() => {
+            "the request has waited until its deadline (attempts.deadline), and nobody was asked"
         }
         _ => "no upstream gave an answer",
     };
@@ -41,10 +50,13 @@ pub fn exhausted(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) 
     }
 }
 
-fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked]) -> Reason {
+fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked], late: bool) -> Reason {
     let all = |wanted: fn(&Failure) -> bool| {
         done.iter().all(|record| record.failure.as_ref().is_some_and(wanted))
     };
+    if done.is_empty() && late {
+        return Reason::UpstreamTimeout;
+    }
     if done.is_empty() && !passed_over.iter().all(|blocked| blocked.cooling) {
         return Reason::NoHealthyTarget;
     }

@@ -203,7 +203,7 @@ pub async fn rescue(session: &mut Session, exchange: &Exchange) {
 fn final_word(exchange: &Exchange, error: &Error) -> Reject {
     match &exchange.call {
         Some(call) if !call.done.is_empty() => {
-            exhausted(&call.done, &call.passed_over, Instant::now())
+            exhausted(&call.done, &call.passed_over, call.deadline, Instant::now())
         }
         _ => Reject::new(
             Reason::InternalError,

@@ -1,10 +1,77 @@
 //! When an attempt starts, when the same target is asked again, and what is said where none is left.
 
 use crate::support::*;
-use tollbar_loadtest::provider::{Cut, Script};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tollbar_loadtest::provider::{Cut, Gate, Provider, Script};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// An answer costs up to $0.002 and what its prompt is: one at a time.
+fn poor(provider: &Provider, more: &str) -> String {
+    let head = head().replace("unlimited: true", "budgets: [ { usd: 0.003, per: day } ]");
+    let models = model("gpt", "sim-gpt", ", max_output_tokens: 1000");
+    config_of(&head, provider, "", &models) + "state: { path: state.db }\n" + more
+}
+
+async fn running(server: &Server, how_many: u64) {
+    let until = Instant::now() + SOON;
+    while admin(server, "/status").await["requests_running"] != how_many {
+        assert!(Instant::now() < until, "{how_many} were to run");
+    }
+}
 
 async fn ask(server: &Server, model: &str) -> reqwest::Response {
     post(&client(), server.url("/v1/chat/completions"), chat(model).to_string()).await
+}
+
+/// Money is waited for until the request's deadline at most.
+#[tokio::test]
+async fn a_wait_for_money_ends_with_the_deadline() {
+    let provider = provider();
+    let more = "attempts: { deadline: 300ms }\nadmission: { wait: 60s }\n";
+    let server = Server::start(&poor(&provider, more));
+    // A stream that has begun: it runs as long as it likes.
+    let gate = Gate::new();
+    let script = Script { gate: Some(gate.clone()), chunks: Some(6), ..Script::default() };
+    provider.script("sim-gpt", vec![script]);
+    gate.release(2);
+    let url = server.url("/v1/chat/completions");
+    let mut runs = post(&client(), url, chat_stream("gpt").to_string()).await;
+    assert!(runs.chunk().await.unwrap().is_some());
+    let waits = tokio::time::timeout(SOON, ask(&server, "gpt")).await;
+    let refused = waits.expect("it waits past its deadline");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.text().await.unwrap().contains("held $0.002"));
+    gate.open();
+    runs.text().await.unwrap();
+    assert_eq!(provider.requests().len(), 1);
+}
+
+/// Money that comes after the deadline comes too late: nobody is asked, and nothing is booked.
+#[tokio::test]
+async fn no_attempt_starts_after_the_deadline() {
+    const DEADLINE: Duration = Duration::from_millis(200);
+    let provider = provider();
+    let server = Server::start(&poor(&provider, "attempts: { deadline: 200ms }\n"));
+    // The first request of a budget waits for the state file, which says how much it may spend.
+    let db = rusqlite::Connection::open(server.state_file()).unwrap();
+    db.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let url = server.url("/v1/chat/completions");
+    let waits = tokio::spawn(async move { post(&client(), url, chat("gpt").to_string()).await });
+    running(&server, 1).await;
+    tokio::time::sleep(DEADLINE * 2).await;
+    db.execute_batch("ROLLBACK").unwrap();
+    let refused = waits.await.unwrap();
+    assert_eq!(refused.status(), 504);
+    assert_eq!(refused.headers()["x-tollbar-attempts"], "0");
+    let error: Value = refused.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "upstream_timeout", "{error}");
+    assert!(provider.requests().is_empty());
+    let budgets = admin(&server, "/budgets").await;
+    for figure in ["held_usd", "spent_usd"] {
+        assert_eq!(nano(&budgets["data"][0][figure].to_string()), 0, "{budgets}");
+    }
 }
 
 /// What was sent may have been worked on, and be billed twice: a target is asked again only where
