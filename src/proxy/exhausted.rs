@@ -23,6 +23,9 @@ pub fn exhausted(
         return reject;
     }
     let what = match reason {
+        Reason::NoHealthyTarget if passed_over.is_empty() => {
+            "the configuration has no target of this model any more"
+        }
         Reason::NoHealthyTarget => "every target of this model is left alone after failures",
         Reason::UpstreamRateLimited => "every target of this model is rate limited",
         Reason::UpstreamAuthFailed => {
@@ -57,7 +60,8 @@ fn exhausted_reason(done: &[AttemptRecord], passed_over: &[Blocked], late: bool)
     if done.is_empty() && late {
         return Reason::UpstreamTimeout;
     }
-    if done.is_empty() && !passed_over.iter().all(|blocked| blocked.cooling) {
+    let cooling = !passed_over.is_empty() && passed_over.iter().all(|blocked| blocked.cooling);
+    if done.is_empty() && !cooling {
         return Reason::NoHealthyTarget;
     }
     if all(|failure| matches!(failure, Failure::Status(429, _))) {
@@ -86,4 +90,55 @@ fn soonest(done: &[AttemptRecord], passed_over: &[Blocked], now: Instant) -> Dur
     });
     let blocked = passed_over.iter().map(|blocked| blocked.until.saturating_duration_since(now));
     limited.chain(blocked).min().unwrap_or(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{NanoUsd, Usage, UsageSource};
+
+    fn failed(failure: Failure) -> AttemptRecord {
+        AttemptRecord {
+            target: "p/m".into(),
+            status: None,
+            outcome: failure.outcome(),
+            failure: Some(failure),
+            took: Duration::ZERO,
+            first_token: None,
+            usage: Usage::default(),
+            source: UsageSource::None,
+            cost: NanoUsd(0),
+            bytes: 0,
+            upstream_id: None,
+        }
+    }
+
+    #[test]
+    fn the_reason_is_what_stood_in_the_way() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(7);
+        let blocked = |cooling| Blocked { until: later, cooling };
+        let (cools, open) = (blocked(true), blocked(false));
+        let status = |status| failed(Failure::Status(status, None));
+        type Case<'a> = (&'a [AttemptRecord], &'a [Blocked], Instant, Reason, Option<u64>);
+        let cases: &[Case<'_>] = &[
+            // A reload has taken every target away.
+            (&[], &[], later, Reason::NoHealthyTarget, Some(1)),
+            (&[], &[cools, open], later, Reason::NoHealthyTarget, Some(7)),
+            (&[], &[cools], later, Reason::UpstreamRateLimited, Some(7)),
+            (&[], &[cools], now, Reason::UpstreamTimeout, None),
+            (&[], &[], now, Reason::UpstreamTimeout, None),
+            (&[status(429)], &[], later, Reason::UpstreamRateLimited, Some(5)),
+            (&[status(429), status(401)], &[], later, Reason::UpstreamError, None),
+            (&[status(403)], &[open], later, Reason::UpstreamAuthFailed, None),
+            (&[status(500), failed(Failure::Timeout)], &[], now, Reason::UpstreamTimeout, None),
+            (&[failed(Failure::FirstToken)], &[], later, Reason::FirstTokenTimeout, None),
+            (&[status(500), failed(Failure::Cut)], &[], later, Reason::Draining, Some(1)),
+        ];
+        for (n, (done, passed_over, deadline, reason, after)) in cases.iter().enumerate() {
+            let reject = exhausted(done, passed_over, *deadline, now);
+            let after = after.map(Duration::from_secs);
+            assert_eq!((reject.reason, reject.retry_after), (*reason, after), "{n}: {reject:?}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! When an attempt starts, when the same target is asked again, and what is said where none is left.
 
+use crate::raw::Raw;
 use crate::support::*;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -72,6 +73,36 @@ async fn no_attempt_starts_after_the_deadline() {
     for figure in ["held_usd", "spent_usd"] {
         assert_eq!(nano(&budgets["data"][0][figure].to_string()), 0, "{budgets}");
     }
+}
+
+/// Nobody is rate limited where nobody is left to be asked.
+#[tokio::test]
+async fn a_request_whose_provider_is_gone_is_told_so() {
+    let provider = provider();
+    let config = config_of(&head(), &provider, "", &model("gpt", "sim-gpt", ""));
+    let server = Server::start(&config);
+    let body = chat("gpt").to_string();
+    let (half, rest) = body.split_at(body.len() / 2);
+    let mut raw = Raw::connect(server.data[0]).await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: {}\r\n\r\n{half}",
+        body.len()
+    );
+    raw.send(head.as_bytes()).await;
+    running(&server, 1).await;
+    let other = config.replace("  p: {", "  q: {").replace("provider: p,", "provider: q,");
+    let other = other.replace("\"gpt\": {", "\"other\": {");
+    assert_ne!(other, config);
+    std::fs::write(server.config_file(), other).unwrap();
+    let reload = client().post(server.admin_url("/reload")).bearer_auth(ADMIN_TOKEN);
+    assert_eq!(reload.send().await.unwrap().status(), 200);
+    raw.send(rest.as_bytes()).await;
+    let (status, head, body) = raw.answer().await.unwrap();
+    let body = String::from_utf8(body).unwrap();
+    assert_eq!(status, 503, "{body}");
+    assert!(head.contains("\r\nretry-after: 1\r\n"), "{head}");
+    assert!(body.contains("\"no_healthy_target\"") && body.contains("configuration"), "{body}");
+    assert!(provider.requests().is_empty());
 }
 
 /// What was sent may have been worked on, and be billed twice: a target is asked again only where
