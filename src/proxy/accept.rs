@@ -174,8 +174,11 @@ impl Edge {
         called: Called,
     ) -> Result<(), Reject> {
         let Called { endpoint, via, metered, model, asked, received, plan } = called;
-        let tokens =
-            admit::estimate(&self.gateway, endpoint, &model, &asked.fields, &received.body);
+        let tokens = match metered {
+            true => admit::estimate(&self.gateway, endpoint, &model, &asked.fields, &received.body),
+            // A file, perhaps: its bytes are no tokens.
+            false => 0,
+        };
         let permit = admit::request(&self.gateway, &exchange.snapshot, caller, &model, tokens)?;
         let attempts = exchange.snapshot.attempts;
         if session.req_header().version < Version::HTTP_11 {

@@ -124,7 +124,8 @@ fn book(
         let target = &attempt.candidate.target;
         let failed =
             report.first_error_only && relay.events && target.dialect == Dialect::Anthropic;
-        let billed = exchange.endpoint.is_none_or(Endpoint::is_billed);
+        // Without an endpoint it is nothing that can be metered.
+        let billed = exchange.endpoint.is_some_and(Endpoint::is_billed);
         if billed && (said || (relay.status < 300 && !failed)) {
             let unreported = unreported(exchange, attempt, &report);
             (record.usage, record.source) =

@@ -34,7 +34,8 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
                     | Failure::Stale
             )
         );
-    let billed = exchange.endpoint.is_none_or(Endpoint::is_billed);
+    // Without an endpoint it is nothing that can be metered.
+    let billed = exchange.endpoint.is_some_and(Endpoint::is_billed);
     if may_have_run && billed && record.status.is_none() {
         record.usage.input = Some(tokens(attempt.body.len() as u64));
         record.source = UsageSource::Estimated;

@@ -249,3 +249,23 @@ async fn a_request_without_a_body_goes_through() {
         assert_eq!(provider.requests().len(), 3, "{http2}: each once");
     }
 }
+
+/// The bytes of a file are no tokens: they are under no limit of tokens, and are counted nowhere.
+#[tokio::test]
+async fn what_isnt_metered_has_no_tokens() {
+    let base = crate::raw::canned(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_vec(), true);
+    let limited = head().replace("unlimited: true", "unlimited: true, limits: { tpm: 100 }");
+    let server = Server::start(&format!(
+        "{limited}providers:\n  p: {{ dialect: openai, base_url: \"{}/v1\", passthrough: {{ unmetered: [\"/files*\"] }} }}\nmodels:\n{}",
+        base.await,
+        model("gpt", "sim-gpt", "")
+    ));
+    let upload = client().post(server.url("/passthrough/p/files")).bearer_auth(KEY);
+    let answer = upload.body("x".repeat(30_000)).send().await.unwrap();
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    let row = row(&server, &id).await;
+    assert_eq!((&row["usage_source"], &row["input_tokens"]), (&"none".into(), &Value::Null));
+    server.log(1).await;
+    assert_eq!(server.metric("tollbar_tokens_total").await, 0.0);
+}
