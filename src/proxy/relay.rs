@@ -253,7 +253,9 @@ fn insert_own(exchange: &Exchange, headers: &mut HeaderMap) -> Result<()> {
     if let Some(cap) = attempt.clamped.or(attempt.candidate.model.max_output_tokens) {
         headers.insert(MOST_OUTPUT, HeaderValue::from(cap));
     }
-    if attempt.relay.as_ref().is_some_and(|relay| relay.events) {
+    // Gemini's stream is no events but an array, unless its client asks for them.
+    let streams = |relay: &Relay| relay.events || (call.stream && relay.status < 300);
+    if attempt.relay.as_ref().is_some_and(streams) {
         let as_it_comes = HeaderValue::from_static("no-cache, no-transform");
         headers.insert(header::CACHE_CONTROL, as_it_comes);
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));

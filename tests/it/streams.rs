@@ -116,6 +116,8 @@ async fn who_asks_gemini_for_no_events_gets_an_array() {
         let answer =
             post(&client(), url, r#"{"contents":[{"parts":[{"text":"Hello there"}]}]}"#).await;
         assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-accel-buffering"], "no", "{query}");
+        assert_eq!(answer.headers()["cache-control"], "no-cache, no-transform", "{query}");
         let text = answer.text().await.unwrap();
         let parts = match query.ends_with("sse") {
             true => events(&text),
