@@ -9,6 +9,7 @@ use crate::keys::Caller;
 use crate::plan::{Asked, Candidate};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
+use crate::units::Dialect;
 use crate::wire::route::{self, Endpoint, Route};
 use bytes::Bytes;
 use http::Version;
@@ -60,8 +61,8 @@ impl Edge {
         }
         if let Route::Call { endpoint, .. } = &route {
             exchange.endpoint = Some(*endpoint);
-            exchange.dialect = endpoint.dialect();
         }
+        exchange.dialect = dialect(&exchange.snapshot, &route);
         if self.gateway.is_draining() {
             return Err(draining());
         }
@@ -134,7 +135,6 @@ impl Edge {
         let snapshot = exchange.snapshot.clone();
         let (provider, kind, via) =
             passthrough::understand(&snapshot, caller, session.req_header(), provider, path)?;
-        exchange.dialect = passthrough::dialect(&kind, &provider);
         let received = self.receive(session, &snapshot).await?;
         let (endpoint, metered, asked, model) = match kind {
             passthrough::Kind::Metered(endpoint, in_path) => {
@@ -279,6 +279,17 @@ fn path(header: &RequestHeader) -> Result<&str, Reject> {
         )
     })?;
     Ok(path.split(['?', '#']).next().unwrap_or(path))
+}
+
+/// How errors are written. To a stranger, too: the shape is all that it tells of a provider.
+fn dialect(snapshot: &Snapshot, route: &Route) -> Dialect {
+    match route {
+        Route::Call { endpoint, .. } => endpoint.dialect(),
+        Route::Passthrough { provider, .. } => {
+            snapshot.providers.get(provider).map_or(Dialect::OpenAi, |provider| provider.dialect)
+        }
+        _ => Dialect::OpenAi,
+    }
 }
 
 /// The refusal while the process ends.

@@ -9,7 +9,7 @@ use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::scope::Limits;
-use crate::units::{Dialect, Tier};
+use crate::units::Tier;
 use crate::wire::route::{self, Endpoint, Route};
 use crate::wire::route_path::decode_id;
 use http::Method;
@@ -264,12 +264,4 @@ fn not_allowed(caller: &Caller, name: &str) -> Reject {
 
 fn shown(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
-}
-
-/// How a provider's errors are written, where the path says nothing else.
-pub fn dialect(kind: &Kind, provider: &Provider) -> Dialect {
-    match kind {
-        Kind::Metered(endpoint, _) => endpoint.dialect(),
-        Kind::Unmetered => provider.dialect,
-    }
 }

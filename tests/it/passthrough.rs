@@ -102,6 +102,35 @@ async fn the_form_of_an_answer_is_the_clients_where_nothing_is_metered() {
     }
 }
 
+/// Who speaks to Anthropic reads Anthropic's errors, whatever has been found out by then.
+#[tokio::test]
+async fn refusals_have_the_shape_of_the_providers_dialect() {
+    let provider = provider();
+    let gemini = format!(
+        "providers:\n  gemini: {{ dialect: gemini, base_url: \"{}\" }}\n",
+        provider.base()
+    );
+    let config = config_with(&provider, "\"*\"").replacen("providers:\n", &gemini, 1);
+    let server = Server::start(&config);
+    let ask = async |key: &str, provider: &str| {
+        let url = server.url(&format!("/passthrough/{provider}/v1/batches"));
+        let answer = client().post(url).bearer_auth(key).json(&json!({})).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    for (key, anthropic, google, code) in [
+        (KEY, "permission_error", "PERMISSION_DENIED", "unmetered_path"),
+        ("tb-stranger", "authentication_error", "UNAUTHENTICATED", "invalid_api_key"),
+    ] {
+        let answer = ask(key, "a").await;
+        assert_eq!((&answer["type"], &answer["error"]["type"]), (&json!("error"), &json!(anthropic)));
+        assert_eq!(ask(key, "gemini").await["error"]["status"], google);
+        assert_eq!(ask(key, "p").await["error"]["code"], code);
+    }
+    // Which providers there are is not for strangers.
+    let (there, nowhere) = (ask("tb-stranger", "p").await, ask("tb-stranger", "nowhere").await);
+    assert_eq!(there, nowhere);
+}
+
 /// A target that a model names has that model's bounds, by whichever way it is asked.
 #[tokio::test]
 async fn the_bounds_of_a_configured_target_hold() {
