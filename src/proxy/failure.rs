@@ -3,12 +3,14 @@
 use super::accept;
 use super::attempt;
 use super::control::{CUT, DEADLINE};
-use super::exchange::{Exchange, Failure};
+use super::exchange::{Call, Exchange, Failure};
 use super::exhausted::exhausted;
 use super::settle::{CLIENT_LEFT, Head};
 use super::{held, relay, reply, settle};
 use crate::reject::{Reason, Reject};
 use crate::state::Gateway;
+use crate::units::Dialect;
+use crate::wire::route::Endpoint;
 use bytes::Bytes;
 use http::HeaderName;
 use pingora_core::apps::{HttpPersistentSettings, ReusedHttpStream};
@@ -227,13 +229,28 @@ async fn end_broken_stream(session: &mut Session, exchange: &Exchange) -> bool {
         let cut = call.done.last().is_some_and(|record| record.failure == Some(Failure::Cut));
         let why = if cut { "the gateway ends" } else { "the connection to the provider broke" };
         let event = relay::interrupted(&exchange.id, why);
-        let event = Bytes::from(event.event(call.closing, call.endpoint));
+        let (closing, endpoint) = spoken(call, exchange.dialect);
+        let event = Bytes::from(event.event(closing, endpoint));
         if session.write_response_body(Some(event), true).await.is_ok() {
             return true;
         }
     }
     session.downstream_session.shutdown().await;
     false
+}
+
+/// What has to come before an error event, and whose clients read it. What isn't metered has an
+/// endpoint in name only, and nobody has read where it broke.
+fn spoken(call: &Call, dialect: Dialect) -> (&'static [u8], Endpoint) {
+    if call.metered {
+        return (call.closing, call.endpoint);
+    }
+    let endpoint = match dialect {
+        Dialect::OpenAi => Endpoint::Responses,
+        Dialect::Anthropic => Endpoint::Messages,
+        Dialect::Gemini => Endpoint::GeminiStream,
+    };
+    (b"\n\n", endpoint)
 }
 
 /// Whether an error says that the client has left.

@@ -131,6 +131,41 @@ async fn refusals_have_the_shape_of_the_providers_dialect() {
     assert_eq!(there, nowhere);
 }
 
+/// The event that ends a stream is one that its client reads, also where nothing is metered.
+#[tokio::test]
+async fn a_broken_stream_that_isnt_metered_ends_in_its_clients_dialect() {
+    let begun = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                 12\r\ndata: {}\n\ndata: {\"\r\n";
+    let base = crate::raw::canned(begun.as_bytes().to_vec(), true).await;
+    let of = |name: &str, dialect: &str| {
+        format!("  {name}: {{ dialect: {dialect}, base_url: \"{base}\", passthrough: {{ unmetered: [\"/x\"] }} }}\n")
+    };
+    let server = Server::start(&format!(
+        "{}providers:\n{}{}{}models:\n{}",
+        head(),
+        of("p", "openai"),
+        of("a", "anthropic"),
+        of("g", "gemini"),
+        model("gpt", "sim-gpt", "")
+    ));
+    for (provider, name, path, wanted) in [
+        ("p", "event: error\n", "/error/code", "stream_interrupted"),
+        ("a", "event: error\n", "/error/type", "api_error"),
+        ("g", "", "/error/status", "INTERNAL"),
+    ] {
+        let url = server.url(&format!("/passthrough/{provider}/x"));
+        let answer = client().get(url).bearer_auth(KEY).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        // Half an event ends where it was cut.
+        let last = text.strip_prefix("data: {}\n\ndata: {\"\n\n").unwrap_or_else(|| panic!("{text}"));
+        let data = last.strip_prefix(name).and_then(|rest| rest.strip_prefix("data: "));
+        let event: Value = serde_json::from_str(data.unwrap_or_else(|| panic!("{text}"))).unwrap();
+        assert_eq!(event.pointer(path), Some(&json!(wanted)), "{provider}: {text}");
+        // Flat is only what the Responses API says.
+        assert_eq!(event.get("sequence_number").is_some(), provider == "p", "{text}");
+    }
+}
+
 /// A target that a model names has that model's bounds, by whichever way it is asked.
 #[tokio::test]
 async fn the_bounds_of_a_configured_target_hold() {
