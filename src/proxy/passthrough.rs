@@ -9,7 +9,7 @@ use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::scope::Limits;
-use crate::units::Tier;
+use crate::units::{Dialect, Tier};
 use crate::wire::route::{self, Endpoint, Route};
 use crate::wire::route_path::decode_id;
 use http::Method;
@@ -76,24 +76,40 @@ pub fn understand(
 
 /// The call that the path is at this provider, if the gateway knows it.
 fn metered(provider: &Provider, method: &Method, path: &str) -> Option<(Endpoint, Option<String>)> {
-    let versioned = path.starts_with("/v1/") || path.starts_with("/v1beta/");
-    let path = if versioned { path.to_owned() } else { format!("/v1{path}") };
-    match route::route(method, &path) {
-        Route::Call { endpoint, model } if endpoint.dialect() == provider.dialect => {
-            Some((endpoint, model))
+    // Some servers take no notice of a slash at the end.
+    let path = path.trim_end_matches('/');
+    written(provider, path).find_map(|path| {
+        match route::route(method, &versioned(provider.dialect, path)) {
+            Route::Call { endpoint, model } if endpoint.dialect() == provider.dialect => {
+                Some((endpoint, model))
+            }
+            _ => None,
         }
-        _ => None,
-    }
+    })
+}
+
+/// The path, and what it is below the provider's base path: a client may write it with that.
+fn written<'a>(provider: &Provider, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let below = path.strip_prefix(provider.base_path.as_str());
+    std::iter::once(path).chain(below.filter(|below| below.starts_with('/')))
+}
+
+/// The path with the version that the gateway knows. Google's API has several, all alike.
+fn versioned(dialect: Dialect, path: &str) -> String {
+    let of = |version| path.strip_prefix(version).filter(|rest: &&str| rest.starts_with('/'));
+    let rest = ["/v1", "/v1beta", "/v1alpha"].into_iter().find_map(of).unwrap_or(path);
+    let version = if dialect == Dialect::Gemini { "/v1beta" } else { "/v1" };
+    format!("{version}{rest}")
 }
 
 fn unmetered(provider: &Provider, method: &Method, path: &str) -> bool {
     let models = ["/models", "/v1/models", "/v1beta/models"];
-    let reads_models =
-        models.iter().any(|list| path == *list || path.starts_with(&format!("{list}/")));
+    let reads_models = |path: &str| {
+        let listed = |list: &&str| path == *list || path.starts_with(&format!("{list}/"));
+        *method == Method::GET && models.iter().any(listed)
+    };
     let listed = crate::keys::Allow::new(&provider.passthrough_unmetered);
-    // A pattern is meant below the base path; a client may write it with or without that.
-    let below = path.strip_prefix(provider.base_path.as_str()).unwrap_or(path);
-    (method == Method::GET && reads_models) || listed.allows(path) || listed.allows(below)
+    written(provider, path).any(|path| reads_models(path) || listed.allows(path))
 }
 
 /// The path at the provider: always below its base path.

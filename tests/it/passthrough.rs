@@ -166,6 +166,48 @@ async fn a_broken_stream_that_isnt_metered_ends_in_its_clients_dialect() {
     }
 }
 
+/// A path that is written with the provider's base is the same call, and so is one of Google's other
+/// versions.
+#[tokio::test]
+async fn what_can_be_metered_is_never_unmetered() {
+    let provider = provider();
+    let of = |name: &str, dialect: &str, base: &str| {
+        format!(
+            "  {name}: {{ dialect: {dialect}, base_url: \"{}{base}\", passthrough: {{ \
+               unmetered: [\"/openai/*\", \"/base/*\", \"/v*\", \"/chat/*\", \"/models/*\"] }} }}\n",
+            provider.base()
+        )
+    };
+    let server = Server::start(&format!(
+        "{}providers:\n{}{}{}models:\n  m: {{ targets: [ {{ provider: groq, model: m, price: free }} ] }}\n",
+        head(),
+        of("groq", "openai", "/openai/v1"),
+        of("claude", "anthropic", "/base"),
+        of("gemini", "gemini", "/v1beta")
+    ));
+    let asked = json!({"model": "no-price", "messages": [], "max_tokens": 1});
+    for path in [
+        "groq/chat/completions",
+        "groq/v1/chat/completions",
+        "groq/openai/v1/chat/completions",
+        "groq/openai/v1/chat/completions/",
+        "claude/v1/messages",
+        "claude/base/v1/messages",
+        "gemini/models/no-price:generateContent",
+        "gemini/v1/models/no-price:generateContent",
+        "gemini/v1alpha/models/no-price:generateContent",
+        "gemini/v1beta/models/no-price:generateContent",
+        "gemini/v1beta/v1beta/models/no-price:streamGenerateContent",
+    ] {
+        let (status, answer) = post(&server, &format!("/passthrough/{path}"), &asked).await;
+        assert!(status == 400 && answer.to_string().contains("no known price"), "{path}: {answer}");
+    }
+    assert!(provider.requests().is_empty());
+    let models = server.url("/passthrough/groq/openai/v1/models");
+    assert_eq!(client().get(models).bearer_auth(KEY).send().await.unwrap().status(), 200);
+    assert_eq!(provider.requests()[0].path_and_query, "/openai/v1/models");
+}
+
 /// A target that a model names has that model's bounds, by whichever way it is asked.
 #[tokio::test]
 async fn the_bounds_of_a_configured_target_hold() {
