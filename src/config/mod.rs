@@ -30,6 +30,7 @@ mod words;
 mod yaml;
 
 pub use callers::{MOST_METADATA, is_a_key};
+pub(crate) use models::card;
 pub use plan::{candidates, dearer_above, plan};
 pub use problem::{Invalid, Problem};
 pub use snapshot::Snapshot;

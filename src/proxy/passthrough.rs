@@ -5,6 +5,7 @@
 //! the operator has listed the path as unmetered.
 
 use crate::catalog::{Habits, Price};
+use crate::config;
 use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
@@ -226,7 +227,7 @@ pub fn nothing(provider: &Provider) -> Arc<Model> {
 }
 
 fn from_catalogue(snapshot: &Snapshot, provider: &Provider, id: &str) -> Option<Arc<Target>> {
-    let card = snapshot.catalog.find(provider.catalog.as_deref()?, id)?;
+    let card = config::card(&snapshot.catalog, provider, id)?;
     let blended = card.price.blended();
     let place = snapshot
         .tiers

@@ -30,6 +30,7 @@ mod memory;
 mod observability;
 mod mixed;
 mod multiplexed;
+mod named;
 mod packed;
 mod passthrough;
 mod promql;

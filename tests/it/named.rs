@@ -1,0 +1,65 @@
+//! Models that only a client names, on passthrough: whose prices and bounds they have, and under
+//! which name they are booked.
+
+use crate::support::*;
+use serde_json::Value;
+use tollbar_loadtest::provider::Provider;
+
+/// The vendor `openai`, and `own` that the catalogue doesn't know, both at this provider.
+fn config(provider: &Provider, keys: &str, models: &str) -> String {
+    let base = provider.base();
+    format!(
+        "{}prices: {{ file: prices.yaml }}\nproviders:\n  \
+           openai: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-provider }}\n  \
+           own: {{ dialect: openai, base_url: \"{base}/v1\", api_key: sk-provider }}\n  \
+           mine: {{ dialect: openai, base_url: \"https://api.openai.com/v1\", connect_timeout: 1ms }}\n\
+         models:\n{models}  any: {{ targets: [ {{ provider: own, model: sim-any, price: free }} ] }}\n",
+        head_with("threads: 2", keys)
+    )
+}
+
+fn start(provider: &Provider, keys: &str, models: &str) -> Server {
+    let scratch = Scratch::new();
+    let prices = "own/llama-3: { input: 3, output: 5 }\nmine/gpt-4o-mini: { input: 100, output: 100 }\n";
+    std::fs::write(scratch.0.join("prices.yaml"), prices).unwrap();
+    Server::start_here(scratch, &config(provider, keys, models), &[])
+}
+
+fn key(id: &str, rest: &str) -> String {
+    format!("  - {{ id: {id}, hash: \"{}\", {rest} }}\n", hash(id))
+}
+
+async fn ask_as(server: &Server, key: &str, at: &str, body: &Value) -> reqwest::Response {
+    let url = server.url(&format!("/passthrough/{at}/chat/completions"));
+    client().post(url).bearer_auth(key).json(body).send().await.unwrap()
+}
+
+async fn refused(answer: reqwest::Response) -> (u16, String, String) {
+    let status = answer.status().as_u16();
+    let error = answer.json::<Value>().await.unwrap()["error"].clone();
+    let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+    (status, text("code"), text("message"))
+}
+
+/// The row of a request that was served.
+async fn served(server: &Server, answer: reqwest::Response) -> Value {
+    assert_eq!(answer.status(), 200);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    answer.bytes().await.unwrap();
+    row(server, &id).await
+}
+
+#[tokio::test]
+async fn the_operators_prices_hold_for_what_no_target_names() {
+    let provider = provider();
+    let poor = key("poor", "models: [\"*\"], budgets: [ { usd: 0.0001, per: day } ]");
+    let server = start(&provider, &poor, "");
+    let row = served(&server, ask_as(&server, KEY, "own", &chat("llama-3")).await).await;
+    let version = row["price_version"].as_str().unwrap();
+    assert!(version.starts_with("prices-") && cost(&row) > 0, "{row}");
+    // By the vendor's own price this would be let through.
+    let mut capped = chat("gpt-4o-mini");
+    capped["max_tokens"] = 40.into();
+    let (status, code, message) = refused(ask_as(&server, "poor", "mine", &capped).await).await;
+    assert_eq!((status, &*code), (429, "budget_exceeded"), "{message}");
+}
