@@ -191,7 +191,7 @@ pub fn model(
         let bounds = configured.clone().map(|(model, _)| of(model));
         bounds.reduce(|one, other| Some(one?.max(other?))).flatten()
     };
-    let bounds = Bounds {
+    let mut bounds = Bounds {
         output: bound(|model| model.max_output_tokens),
         window: bound(|model| model.context_window),
         unseen: bound(|model| model.unseen_input_tokens),
@@ -214,6 +214,7 @@ pub fn model(
                 )
                 .param("model")
             })?;
+            bounds.window = target.card.as_ref().and_then(|card| card.context_window);
             (name, Scope::default(), target)
         }
     };

@@ -63,3 +63,16 @@ async fn the_operators_prices_hold_for_what_no_target_names() {
     let (status, code, message) = refused(ask_as(&server, "poor", "mine", &capped).await).await;
     assert_eq!((status, &*code), (429, "budget_exceeded"), "{message}");
 }
+
+/// As a configured model would be.
+#[tokio::test]
+async fn what_doesnt_fit_the_catalogues_window_is_refused() {
+    let provider = provider();
+    let server = start(&provider, "", "");
+    let mut long = chat("gpt-4o-mini");
+    long["messages"][0]["content"] = "word ".repeat(300_000).into();
+    let (status, code, message) = refused(ask_as(&server, KEY, "openai", &long).await).await;
+    assert_eq!((status, &*code), (400, "context_length_exceeded"), "{message}");
+    assert!(message.contains("128000 tokens"), "{message}");
+    assert!(provider.requests().is_empty());
+}
