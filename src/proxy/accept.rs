@@ -148,6 +148,7 @@ impl Edge {
                 (Endpoint::Moderations, false, inspect::Asked::opaque(), model)
             }
         };
+        let via = passthrough::Via { model: asked.model.clone(), ..via };
         exchange.model = Some(model.clone());
         let target = model.targets.first().cloned().ok_or_else(missing)?;
         let plan = vec![Candidate { model: model.clone(), target }];

@@ -220,10 +220,10 @@ fn next(
 /// Whether the key may use this model now: its list may have changed since it asked.
 fn may_use(caller: &Caller, call: &Call, candidate: &Candidate) -> bool {
     let models = &caller.models;
-    match (&call.via, call.metered) {
-        (None, _) => models.allows(&candidate.model.name),
-        (Some(_), true) => models.allows(&candidate.target.id),
-        (Some(_), false) => models.allows(&format!("{}/", candidate.target.provider)),
+    match &call.via {
+        None => models.allows(&candidate.model.name),
+        // What its client has asked for, whatever that is booked as.
+        Some(via) => models.allows(&format!("{}/{}", candidate.target.provider, via.model)),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Via {
     pub method: Method,
     /// Path and query at the provider, within its base path.
     pub target: String,
+    /// The model as its client wrote it, and as it goes on; empty where none is asked for.
+    pub model: String,
 }
 
 /// What a passthrough path means.
@@ -55,7 +57,7 @@ pub fn understand(
     })?;
     let known = metered(&provider, &header.method, path);
     let target = target(&provider, path, header, known.is_some())?;
-    let via = Via { method: header.method.clone(), target };
+    let via = Via { method: header.method.clone(), target, model: String::new() };
     if let Some((endpoint, model)) = known {
         return Ok((provider, Kind::Metered(endpoint, model), via));
     }
@@ -176,13 +178,15 @@ pub fn model(
     snapshot: &Snapshot,
     caller: &Caller,
     provider: &Provider,
-    id: &str,
+    asked: &str,
 ) -> Result<Arc<Model>, Reject> {
-    let name = format!("{}/{id}", provider.name);
+    let name = format!("{}/{asked}", provider.name);
     if !caller.models.allows(&name) {
         return Err(not_allowed(caller, &name));
     }
-    let same = |target: &&Arc<Target>| target.provider == provider.name && target.model == id;
+    let id = bare(asked);
+    let same =
+        |target: &&Arc<Target>| target.provider == provider.name && bare(&target.model) == id;
     let models = snapshot.models.values();
     let configured = models.filter_map(|model| Some((model, model.targets.iter().find(same)?)));
     // Of several the widest bounds hold: the others are for those who ask by that name. So does
@@ -209,16 +213,21 @@ pub fn model(
                     Reason::UnpricedModel,
                     format!(
                         "`{}` has no known price. The operator can give it one: prices.file.",
-                        shown(&name)
+                        shown(&format!("{}/{id}", provider.name))
                     ),
                 )
                 .param("model")
             })?;
             bounds.window = target.card.as_ref().and_then(|card| card.context_window);
-            (name, Scope::default(), target)
+            (target.id.clone(), Scope::default(), target)
         }
     };
     Ok(made_up(name, scope, target, bounds))
+}
+
+/// The id without what Google's clients may write before it: it is the same model.
+fn bare(id: &str) -> &str {
+    id.trim_start_matches("models/")
 }
 
 /// The model that an unmetered request is booked under; it costs nothing that is known.

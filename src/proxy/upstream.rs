@@ -72,11 +72,13 @@ const NOT_FORWARDED: [&str; 30] = [
 /// `clamped` is a tighter cap on the output than the model's, in tokens.
 pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Bytes {
     let target = &candidate.target;
+    // What is passed through asks for what its client wrote.
+    let model = call.via.as_ref().map_or(target.model.as_str(), |via| &via.model);
     let cap = clamped.into_iter().chain(candidate.model.max_output_tokens).min();
     match &call.fields {
         BodyFields::Json(fields) => {
             let wanted = Wanted {
-                model: (!call.endpoint.model_in_path()).then_some(target.model.as_str()),
+                model: (!call.endpoint.model_in_path()).then_some(model),
                 cap_name: cap_name(call.endpoint, target),
                 older_cap: knows_older_cap_only(call.endpoint, target),
                 output_cap: cap,
@@ -87,7 +89,7 @@ pub fn body_for(call: &Call, candidate: &Candidate, clamped: Option<u64>) -> Byt
         }
         BodyFields::Opaque => call.body.clone(),
         BodyFields::Form(form, boundary) => {
-            splice::splice(&call.body, &multipart::edits(form, boundary, &target.model))
+            splice::splice(&call.body, &multipart::edits(form, boundary, model))
         }
     }
 }

@@ -2,7 +2,7 @@
 //! which name they are booked.
 
 use crate::support::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tollbar_loadtest::provider::Provider;
 
 /// The vendor `openai`, and `own` that the catalogue doesn't know, both at this provider.
@@ -20,7 +20,8 @@ fn config(provider: &Provider, keys: &str, models: &str) -> String {
 
 fn start(provider: &Provider, keys: &str, models: &str) -> Server {
     let scratch = Scratch::new();
-    let prices = "own/llama-3: { input: 3, output: 5 }\nmine/gpt-4o-mini: { input: 100, output: 100 }\n";
+    let prices =
+        "own/llama-3: { input: 3, output: 5 }\nmine/gpt-4o-mini: { input: 100, output: 100 }\n";
     std::fs::write(scratch.0.join("prices.yaml"), prices).unwrap();
     Server::start_here(scratch, &config(provider, keys, models), &[])
 }
@@ -49,6 +50,11 @@ async fn served(server: &Server, answer: reqwest::Response) -> Value {
     row(server, &id).await
 }
 
+fn sent_model(provider: &Provider) -> Value {
+    let last = provider.requests().pop().unwrap();
+    serde_json::from_slice::<Value>(&last.body).unwrap()["model"].clone()
+}
+
 #[tokio::test]
 async fn the_operators_prices_hold_for_what_no_target_names() {
     let provider = provider();
@@ -75,4 +81,31 @@ async fn what_doesnt_fit_the_catalogues_window_is_refused() {
     assert_eq!((status, &*code), (400, "context_length_exceeded"), "{message}");
     assert!(message.contains("128000 tokens"), "{message}");
     assert!(provider.requests().is_empty());
+}
+
+/// Google takes its models' ids with and without `models/`.
+#[tokio::test]
+async fn a_prefix_is_no_other_model() {
+    let provider = provider();
+    let models = "  mini: { targets: [ { provider: openai, model: gpt-4o-mini } ], max_output_tokens: 100, \
+                  limits: { rpm: 2 } }\n  \
+                  whole: { targets: [ { provider: own, model: models/sim-w, price: free } ] }\n";
+    let server = start(&provider, "", models);
+    for written in ["models/gpt-4o-mini", "models/models/gpt-4o-mini"] {
+        let answer = ask_as(&server, KEY, "openai", &chat(written)).await;
+        let row = served(&server, answer).await;
+        assert_eq!((&row["model"], &row["target_model"]), (&json!("mini"), &json!("gpt-4o-mini")));
+        assert_eq!(sent_model(&provider), written, "what was written is what is sent");
+        let sent: Value = serde_json::from_slice(&provider.requests().pop().unwrap().body).unwrap();
+        assert_eq!(sent["max_completion_tokens"], 100, "{sent}");
+    }
+    let last = ask_as(&server, KEY, "openai", &chat("models/gpt-4o-mini")).await;
+    let (status, code, message) = refused(last).await;
+    assert_eq!((status, &*code), (429, "rate_limit_exceeded"), "{message}");
+    // A target may be written with it, too.
+    for written in ["sim-w", "models/sim-w"] {
+        let row = served(&server, ask_as(&server, KEY, "own", &chat(written)).await).await;
+        assert_eq!(row["model"], "whole", "{row}");
+        assert_eq!(sent_model(&provider), written);
+    }
 }

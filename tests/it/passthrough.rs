@@ -106,10 +106,8 @@ async fn the_form_of_an_answer_is_the_clients_where_nothing_is_metered() {
 #[tokio::test]
 async fn refusals_have_the_shape_of_the_providers_dialect() {
     let provider = provider();
-    let gemini = format!(
-        "providers:\n  gemini: {{ dialect: gemini, base_url: \"{}\" }}\n",
-        provider.base()
-    );
+    let gemini =
+        format!("providers:\n  gemini: {{ dialect: gemini, base_url: \"{}\" }}\n", provider.base());
     let config = config_with(&provider, "\"*\"").replacen("providers:\n", &gemini, 1);
     let server = Server::start(&config);
     let ask = async |key: &str, provider: &str| {
@@ -122,7 +120,10 @@ async fn refusals_have_the_shape_of_the_providers_dialect() {
         ("tb-stranger", "authentication_error", "UNAUTHENTICATED", "invalid_api_key"),
     ] {
         let answer = ask(key, "a").await;
-        assert_eq!((&answer["type"], &answer["error"]["type"]), (&json!("error"), &json!(anthropic)));
+        assert_eq!(
+            (&answer["type"], &answer["error"]["type"]),
+            (&json!("error"), &json!(anthropic))
+        );
         assert_eq!(ask(key, "gemini").await["error"]["status"], google);
         assert_eq!(ask(key, "p").await["error"]["code"], code);
     }
@@ -138,7 +139,9 @@ async fn a_broken_stream_that_isnt_metered_ends_in_its_clients_dialect() {
                  12\r\ndata: {}\n\ndata: {\"\r\n";
     let base = crate::raw::canned(begun.as_bytes().to_vec(), true).await;
     let of = |name: &str, dialect: &str| {
-        format!("  {name}: {{ dialect: {dialect}, base_url: \"{base}\", passthrough: {{ unmetered: [\"/x\"] }} }}\n")
+        format!(
+            "  {name}: {{ dialect: {dialect}, base_url: \"{base}\", passthrough: {{ unmetered: [\"/x\"] }} }}\n"
+        )
     };
     let server = Server::start(&format!(
         "{}providers:\n{}{}{}models:\n{}",
@@ -157,7 +160,8 @@ async fn a_broken_stream_that_isnt_metered_ends_in_its_clients_dialect() {
         let answer = client().get(url).bearer_auth(KEY).send().await.unwrap();
         let text = answer.text().await.unwrap();
         // Half an event ends where it was cut.
-        let last = text.strip_prefix("data: {}\n\ndata: {\"\n\n").unwrap_or_else(|| panic!("{text}"));
+        let last =
+            text.strip_prefix("data: {}\n\ndata: {\"\n\n").unwrap_or_else(|| panic!("{text}"));
         let data = last.strip_prefix(name).and_then(|rest| rest.strip_prefix("data: "));
         let event: Value = serde_json::from_str(data.unwrap_or_else(|| panic!("{text}"))).unwrap();
         assert_eq!(event.pointer(path), Some(&json!(wanted)), "{provider}: {text}");
