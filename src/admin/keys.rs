@@ -94,8 +94,7 @@ pub(super) fn create(gateway: &Gateway, mut body: Map<String, Value>) -> Result<
     if gateway.live.peek().keys.iter().any(|key| key.id == caller.id || key.hash == caller.hash) {
         return Err(taken());
     }
-    let before = gateway.keyring.get(&id).map_err(|error| failed(error.into()))?;
-    if let Some(before) = before.filter(|key| key.revoked.is_some())
+    if let Some(before) = revoked(gateway, &id)?
         && let Some(key) = gateway.live.peek().keys.by_hash(&before.hash)
     {
         let message = format!(
@@ -179,15 +178,15 @@ pub(super) fn change(
         Some(Value::Bool(false)) if body.len() == 1 => "unblock",
         _ => "update",
     };
-    change_by(gateway, id, action, |_| Ok(body))
+    change_by(gateway, id, action, |_| Ok(body.clone()))
 }
 
-/// Changes a key by what `make` makes of it as it is. Nobody else changes it meanwhile.
+/// Changes a key by what `make` makes of it as it is; again, where another process changes it meanwhile.
 pub(super) fn change_by(
     gateway: &Gateway,
     id: &str,
     action: &'static str,
-    make: impl FnOnce(&StoredKey) -> Result<Map<String, Value>, Refusal>,
+    mut make: impl FnMut(&StoredKey) -> Result<Map<String, Value>, Refusal>,
 ) -> Result<StoredKey, Refusal> {
     not_in_file(gateway, id)?;
     let changed = edit(gateway, id, action, |key| {
@@ -250,17 +249,26 @@ fn blocked(body: &mut Map<String, Value>) -> Result<Option<bool>, Refusal> {
 /// `DELETE /keys/{id}`: never accepted again.
 pub(super) fn revoke(gateway: &Gateway, id: &str) -> Result<StoredKey, Refusal> {
     not_in_file(gateway, id)?;
-    if let Some(key) = gateway.keyring.get(id).map_err(|error| failed(error.into()))?
-        && key.revoked.is_some()
-    {
+    if let Some(key) = revoked(gateway, id)? {
         return Ok(key);
     }
-    let revoked = edit(gateway, id, "revoke", |key| {
+    let ended = edit(gateway, id, "revoke", |key| {
         key.revoked = Some(now());
         Ok(json!({"fingerprint": fingerprint(&key.hash)}))
-    })?;
+    });
+    let ended = match ended {
+        Ok(key) => key,
+        // Somebody else may have just done so.
+        Err(refusal) => return revoked(gateway, id)?.ok_or(refusal),
+    };
     gateway.budgets.revise(&Charge { kind: ScopeKind::Key, id, budgets: &[] });
-    Ok(revoked)
+    Ok(ended)
+}
+
+/// The key, if it was revoked.
+fn revoked(gateway: &Gateway, id: &str) -> Result<Option<StoredKey>, Refusal> {
+    let key = gateway.keyring.get(id).map_err(|error| failed(error.into()))?;
+    Ok(key.filter(|key| key.revoked.is_some()))
 }
 
 /// `POST /keys/{id}/rotate`: a new key string for the same key. The old one ends at once, or after
@@ -298,7 +306,7 @@ fn edit(
     gateway: &Gateway,
     id: &str,
     action: &'static str,
-    change: impl FnOnce(&mut StoredKey) -> Result<Value, Refusal>,
+    mut change: impl FnMut(&mut StoredKey) -> Result<Value, Refusal>,
 ) -> Result<StoredKey, Refusal> {
     let note = Change { at: now(), actor: ACTOR, action };
     let changing = gateway.budgets.changing([id.to_owned()]);
@@ -314,6 +322,7 @@ fn edit(
         ChangeError::Refused(refusal) => refusal,
         ChangeError::Unknown => unknown(),
         ChangeError::Taken => taken(),
+        ChangeError::Busy => busy(),
         ChangeError::Ledger(error) => unavailable(&error),
     })
 }
@@ -409,6 +418,7 @@ fn invalid(problems: &[Problem]) -> Refusal {
 fn failed(error: ChangeError<std::convert::Infallible>) -> Refusal {
     match error {
         ChangeError::Taken => taken(),
+        ChangeError::Busy => busy(),
         ChangeError::Unknown => unknown(),
         ChangeError::Ledger(error) => unavailable(&error),
         ChangeError::Refused(never) => match never {},
@@ -417,6 +427,12 @@ fn failed(error: ChangeError<std::convert::Infallible>) -> Refusal {
 
 fn taken() -> Refusal {
     refuse(409, "key_exists", "there is a key with this id or hash already")
+}
+
+fn busy() -> Refusal {
+    let message =
+        "another process changes this key at the same time; nothing was changed: try again";
+    refuse(409, "key_busy", message)
 }
 
 pub(super) fn unknown() -> Refusal {

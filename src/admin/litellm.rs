@@ -87,7 +87,7 @@ fn update(gateway: &Gateway, mut body: Map<String, Value>) -> Result<Value, Refu
     changeable(gateway, &found)?;
     let changed = keys::change_by(gateway, &found.id, "update", |now| {
         let now = Found::from(now.clone());
-        let mut change = members(body, Some(&now), Utc::now())?;
+        let mut change = members(body.clone(), Some(&now), Utc::now())?;
         if change.remove("id").is_some_and(|id| id.as_str() != Some(&*now.id)) {
             return Err(bad("`key_alias` is the key's id here, and can't be changed"));
         }

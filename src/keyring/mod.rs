@@ -22,13 +22,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 /// Many keys do the same: so many different profiles are recognised again while loading.
 const SHARED_PROFILES: usize = 65_536;
 
+/// How often a change is made anew, where other processes change the same key.
+const TRIES: usize = 8;
+
 /// The keys of the state file.
 pub struct Keyring {
     ledger: Arc<Ledger>,
     table: RwLock<KeyTable>,
     /// The last row of `audit` that the table knows of.
     seen: AtomicI64,
-    /// One change at a time: each one reads before it writes.
+    /// One change at a time: each one reads before it writes. (Other processes are found out in
+    /// [`Keyring::store`].)
     changing: Mutex<()>,
 }
 
@@ -44,6 +48,9 @@ pub enum ChangeError<E> {
     /// Another key has this id or this hash.
     #[error("there is a key with this id or hash already")]
     Taken,
+    /// Other processes change the key all the time.
+    #[error("another process changes the key at the same time")]
+    Busy,
     /// What the change itself says.
     #[error("{0}")]
     Refused(E),
@@ -156,36 +163,37 @@ impl Keyring {
         actor: &'static str,
         detail: String,
     ) -> Result<(), ChangeError<std::convert::Infallible>> {
-        let _turn = self.changing.lock();
-        let old = self.get(&key.id)?;
-        let same = self.by_hash(&key.hash);
-        if old.as_ref().is_some_and(|old| old.revoked.is_none())
-            || same.is_some_and(|other| other.id != key.id)
-        {
-            return Err(ChangeError::Taken);
-        }
         let change = Change { at: key.created, actor, action: "create" };
-        self.store(old.as_ref(), &key, change, detail)?;
+        self.replace(&key.id, change, |old| {
+            let same = self.by_hash(&key.hash);
+            if old.is_some_and(|old| old.revoked.is_none())
+                || same.is_some_and(|other| other.id != key.id)
+            {
+                return Err(ChangeError::Taken);
+            }
+            Ok((key.clone(), detail.clone()))
+        })?;
         Ok(())
     }
 
     /// Changes a key, and returns it as it is then. `edit` says for the record what it did: JSON,
-    /// and never a key. Blocks until it is on the disk.
+    /// and never a key; it is asked again where another process was quicker. Blocks until it is on
+    /// the disk.
     ///
     /// # Errors
-    /// There is no such key, `edit` refuses, or the database can't be written.
+    /// There is no such key, `edit` refuses, others change it all the time, or the database can't be
+    /// written.
     pub fn change<E>(
         &self,
         id: &str,
         change: Change,
-        edit: impl FnOnce(&mut StoredKey) -> Result<String, E>,
+        mut edit: impl FnMut(&mut StoredKey) -> Result<String, E>,
     ) -> Result<StoredKey, ChangeError<E>> {
-        let _turn = self.changing.lock();
-        let old = self.get(id)?.ok_or(ChangeError::Unknown)?;
-        let mut key = old.clone();
-        let detail = edit(&mut key).map_err(ChangeError::Refused)?;
-        self.store(Some(&old), &key, change, detail)?;
-        Ok(key)
+        self.replace(id, change, |old| {
+            let mut key = old.cloned().ok_or(ChangeError::Unknown)?;
+            let detail = edit(&mut key).map_err(ChangeError::Refused)?;
+            Ok((key, detail))
+        })
     }
 
     /// Takes over what other processes have changed in the same state file, and returns the
@@ -219,25 +227,49 @@ impl Keyring {
         Ok(ids)
     }
 
+    /// Puts what `make` makes of a key in its place, once it was made of the key as it is.
+    fn replace<E>(
+        &self,
+        id: &str,
+        change: Change,
+        mut make: impl FnMut(Option<&StoredKey>) -> Result<(StoredKey, String), ChangeError<E>>,
+    ) -> Result<StoredKey, ChangeError<E>> {
+        let _turn = self.changing.lock();
+        for _ in 0..TRIES {
+            let old = self.get(id)?;
+            let (key, detail) = make(old.as_ref())?;
+            if self.store(old, &key, change, detail)? {
+                return Ok(key);
+            }
+        }
+        Err(ChangeError::Busy)
+    }
+
+    /// Writes a key and the record of the change, unless the key is not any more what it was:
+    /// whoever hasn't seen a revocation would take it back. Says whether it did.
     fn store(
         &self,
-        old: Option<&StoredKey>,
+        old: Option<StoredKey>,
         key: &StoredKey,
         change: Change,
         detail: String,
-    ) -> Result<(), LedgerError> {
-        let row = key.clone();
+    ) -> Result<bool, LedgerError> {
+        let (row, was) = (key.clone(), old.clone());
         let number = self.ledger.write(move |db| {
+            if get(db, "id", &&*row.id)? != was {
+                return Ok(None);
+            }
             row.write(db)?;
             let at = instant(change.at);
             db.prepare_cached(
                 "INSERT INTO audit (at, actor, action, key_id, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![at, change.actor, change.action, &*row.id, detail])?;
-            Ok(db.last_insert_rowid())
+            Ok(Some(db.last_insert_rowid()))
         })?;
+        let Some(number) = number else { return Ok(false) };
         let mut table = self.table.write();
-        for gone in old.into_iter().flat_map(StoredKey::callers) {
+        for gone in old.iter().flat_map(StoredKey::callers) {
             table.remove(&gone.hash);
         }
         for caller in key.callers() {
@@ -247,7 +279,7 @@ impl Keyring {
         // Only past our own row: another process may have written just before it.
         let before = number - 1;
         let _ = self.seen.compare_exchange(before, number, Ordering::AcqRel, Ordering::Acquire);
-        Ok(())
+        Ok(true)
     }
 
     /// Puts a key as it was read in place of every hash that its id had.

@@ -14,7 +14,7 @@ pub(super) const COLUMNS: &str =
     "id, hash, json, created_at, expires_at, blocked_at, revoked_at, previous_hash, previous_until";
 
 /// A key that was made while running.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredKey {
     /// Its name.
     pub id: Name,

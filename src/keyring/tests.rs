@@ -41,7 +41,7 @@ fn key(id: &str, hash: u8) -> StoredKey {
 const NOTE: Change =
     Change { at: DateTime::from_timestamp_nanos(0), actor: "test", action: "update" };
 
-fn change(ring: &Keyring, id: &str, edit: impl FnOnce(&mut StoredKey)) {
+fn change(ring: &Keyring, id: &str, mut edit: impl FnMut(&mut StoredKey)) {
     let changed = ring.change(id, NOTE, |key| {
         edit(key);
         Ok::<_, String>("{}".into())
@@ -123,6 +123,75 @@ fn another_process_is_followed_and_own_changes_are_not_undone() {
         assert_eq!(ring.by_hash(&[1; 32]).unwrap().standing, Standing::Replaced(at(9)));
         assert_eq!(ring.by_hash(&[5; 32]).unwrap().standing, Standing::Active);
         assert_eq!(ring.by_hash(&[2; 32]).unwrap().standing, Standing::Blocked);
+    }
+}
+
+/// Both have read the key before either has written it.
+#[test]
+fn a_change_takes_nothing_back_that_another_process_has_done_meanwhile() {
+    let dir = Dir::new();
+    let one = Keyring::load(open(&dir)).unwrap();
+    let two = Keyring::load(open(&dir)).unwrap();
+    one.create(key("a", 1), "test", "{}".into()).unwrap();
+    let (mut first, mut seen) = (true, Vec::new());
+    let refused = one.change("a", NOTE, |key| {
+        if std::mem::take(&mut first) {
+            change(&two, "a", |key| key.blocked = Some(at(4)));
+            change(&two, "a", |key| key.revoked = Some(at(5)));
+        }
+        seen.push(key.revoked);
+        key.expires = None;
+        if key.revoked.is_some() { Err("revoked") } else { Ok("{}".into()) }
+    });
+    assert!(matches!(refused, Err(ChangeError::Refused("revoked"))));
+    assert_eq!(seen, [None, Some(at(5))]);
+    let kept = two.get("a").unwrap().unwrap();
+    assert_eq!(
+        (kept.blocked, kept.revoked, kept.expires),
+        (Some(at(4)), Some(at(5)), Some(at(1_000)))
+    );
+    for ring in [&one, &two] {
+        ring.refresh(|_| ()).unwrap();
+        assert_eq!(ring.by_hash(&[1; 32]).unwrap().standing, Standing::Revoked);
+    }
+}
+
+#[test]
+fn a_key_that_is_changed_all_the_time_is_given_up() {
+    let dir = Dir::new();
+    let one = Keyring::load(open(&dir)).unwrap();
+    let two = Keyring::load(open(&dir)).unwrap();
+    one.create(key("a", 1), "test", "{}".into()).unwrap();
+    let mut tries = 0;
+    let given_up = one.change("a", NOTE, |_| {
+        tries += 1;
+        change(&two, "a", |key| key.blocked = Some(at(tries)));
+        Ok::<_, String>("{}".into())
+    });
+    assert!(matches!(given_up, Err(ChangeError::Busy)));
+    assert_eq!(two.get("a").unwrap().unwrap().blocked, Some(at(tries)));
+}
+
+#[test]
+fn of_two_processes_one_makes_a_key() {
+    let dir = Dir::new();
+    let rings = [1, 2].map(|hash| (hash, Keyring::load(open(&dir)).unwrap()));
+    let both = std::sync::Barrier::new(2);
+    for n in 0..20 {
+        let id = format!("k{n}");
+        let made = std::thread::scope(|scope| {
+            let threads = rings.each_ref().map(|(hash, ring)| {
+                let key = key(&id, 2 * n + hash);
+                let both = &both;
+                scope.spawn(move || {
+                    both.wait();
+                    ring.create(key, "test", "{}".into())
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let taken = made.iter().filter(|made| matches!(made, Err(ChangeError::Taken))).count();
+        assert_eq!((taken, made.iter().filter(|made| made.is_ok()).count()), (1, 1), "{made:?}");
     }
 }
 

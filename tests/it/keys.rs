@@ -302,6 +302,45 @@ async fn a_second_process_on_the_same_state_file_follows() {
     }
 }
 
+/// As during an upgrade: both serve, and an admin changes keys at either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_holds_whatever_another_process_changes_meanwhile() {
+    let provider = provider();
+    let one = Server::start(&config_with(&provider, TEAMS));
+    let state = one.scratch.0.join("state.db");
+    let two = config_with(&provider, TEAMS)
+        .replace("path: state.db", &format!("path: {}", state.display()));
+    let two = Server::start(&two);
+    let mut keys = Vec::new();
+    for n in 0..12 {
+        let id = format!("k{n}");
+        let (key, _) = make(&one, json!({"id": id, "team": "web", "models": ["gpt"]})).await;
+        let path = format!("/keys/{id}");
+        let litellm = json!({"keys": [id]});
+        let (changed, also, revoked, deleted) = tokio::join!(
+            admin(&one, Method::PATCH, &path, json!({"limits": {"rpm": 100 + n}})),
+            admin(&two, Method::POST, "/key/update", json!({"key": id, "tpm_limit": 1_000_000})),
+            admin(&two, Method::DELETE, &path, json!({})),
+            admin(&one, Method::POST, "/key/delete", litellm),
+        );
+        for answer in [changed, also] {
+            assert!(answer.0 == 200 || code(&answer) == (409, "key_revoked"), "{answer:?}");
+        }
+        assert_eq!((revoked.0, deleted.0), (200, 200), "{revoked:?} {deleted:?}");
+        for server in [&one, &two] {
+            let (_, shown) = admin(server, Method::GET, &path, json!({})).await;
+            assert_eq!(shown["state"], "revoked", "{shown}");
+        }
+        keys.push(key);
+    }
+    let within = std::time::Instant::now() + Duration::from_secs(20);
+    for (key, server) in keys.iter().flat_map(|key| [(key, &one), (key, &two)]) {
+        while code(&call(server, key, "gpt").await) != (401, "key_revoked") {
+            assert!(std::time::Instant::now() < within, "it never learns of the revocation");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn litellm_scripts_work_by_their_own_names() {
     let provider = provider();
