@@ -33,8 +33,14 @@ pub(super) fn dead(
         return Ok(());
     }
     known.refresh(&transaction, now).map_err(sql)?;
-    for run in &dead {
-        let found = run.book(&transaction, known).map_err(io)?;
+    let mut booked = Vec::with_capacity(dead.len());
+    for run in dead {
+        let found = match run.book(&transaction, known) {
+            Ok(found) => found,
+            // Whoever removes its files now has booked what they say, or ends in order.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io(error)),
+        };
         log::warn!(
             "ledger: a process ended without notice; {} rows booked from its journal, {} of them \
              at their worst case, {} lines unreadable",
@@ -42,9 +48,10 @@ pub(super) fn dead(
             found.lost,
             found.unreadable
         );
+        booked.push(run);
     }
     transaction.commit().map_err(sql)?;
-    dead.into_iter().for_each(Dead::remove);
+    booked.into_iter().for_each(Dead::remove);
     Ok(())
 }
 
@@ -101,19 +108,35 @@ fn dead_runs(database: &Path) -> io::Result<Vec<Dead>> {
     let mut dead = Vec::new();
     for (run, segments) in runs {
         let files = Files { database: database.to_owned(), run };
-        let (lock, boot) = match File::open(files.lock()) {
-            Ok(lock) => match lock.try_lock() {
-                Ok(()) => (Some(lock), std::fs::read_to_string(files.lock())?),
-                Err(_) => continue,
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, String::new()),
-            Err(error) => return Err(error),
-        };
+        let Some((lock, boot)) = files.take_lock()? else { continue };
+        if lock.is_none() && segments.is_empty() {
+            // Its lock was there a moment ago, and goes last.
+            continue;
+        }
         let now = boot_id();
         let complete = !now.is_empty() && boot.trim() == now;
         dead.push(Dead { files, segments, _lock: lock, complete });
     }
     Ok(dead)
+}
+
+impl Files {
+    /// The lock of a run, and the boot that it ran in; `None` while its process lives, or another one
+    /// removes it.
+    fn take_lock(&self) -> io::Result<Option<(Option<File>, String)>> {
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let lock = match File::open(self.lock()) {
+            Err(error) if gone(&error) => return Ok(Some((None, String::new()))),
+            opened => opened?,
+        };
+        if lock.try_lock().is_err() {
+            return Ok(None);
+        }
+        match std::fs::read_to_string(self.lock()) {
+            Err(error) if gone(&error) => Ok(None),
+            boot => Ok(Some((Some(lock), boot?))),
+        }
+    }
 }
 
 impl Dead {

@@ -315,6 +315,19 @@ fn the_journal_of_a_killed_process_is_booked_once() {
     assert_eq!(dir.runs(), 0);
 }
 
+/// Its files are seen in the directory, and gone when they are opened.
+#[test]
+fn a_run_that_another_process_removes_meanwhile_is_left_to_it() {
+    let dir = Dir::new();
+    leave_a_dead_run(&dir, &journal::boot_id());
+    let files = Files { database: dir.db(), run: 78 };
+    for path in [files.lock(), files.segment(0), files.segment(1)] {
+        std::os::unix::fs::symlink("gone", path).unwrap();
+    }
+    let ledger = Ledger::open(&dir.db(), &options()).unwrap();
+    assert_eq!(lease(&ledger, "k", 100, 5).unwrap().others, 10);
+}
+
 #[test]
 fn after_a_power_cut_the_rest_of_the_leases_counts_as_spent() {
     let dir = Dir::new();
