@@ -6,7 +6,7 @@ use super::journal::{Files, HoldLine, Line, boot_id, remove};
 use super::lease::{Booking, Known};
 use super::row::Row;
 use super::store::AccountKey;
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, TransactionBehavior, params};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,12 +186,14 @@ impl Dead {
     }
 }
 
-/// Books the ends in files of the process's own journal that found no place in its queue.
+/// Books the ends in files of the process's own journal that found no place in its queue; `queued`
+/// are those that did, and wait there.
 pub(super) fn book_spilled(
     connection: &Connection,
     known: &Known,
     run: i64,
     segments: &[PathBuf],
+    queued: &AHashSet<i64>,
 ) -> io::Result<u64> {
     let mut events = Events::default();
     for segment in segments {
@@ -199,7 +201,7 @@ pub(super) fn book_spilled(
     }
     let mut booking = Booking::default();
     let mut rows = 0;
-    for row in events.settled.values() {
+    for row in events.settled.values().filter(|row| !queued.contains(&row.id)) {
         if attempts::insert(connection, row).map_err(io::Error::other)? {
             booking.add(known, row, events.accounts(row.id));
             rows += 1;

@@ -361,13 +361,14 @@ impl Writer {
         self.shared.spilled.store(false, Ordering::Release);
         let result = self.shared.journal.rotate(1).and_then(|()| {
             let segments = self.shared.journal.left();
+            let queued = self.shared.fresh.lock().iter().map(|queued| queued.row.id).collect();
             let transaction = self
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(std::io::Error::other)?;
             self.known.refresh(&transaction, (self.now)()).map_err(std::io::Error::other)?;
             let run = self.shared.journal.files().run;
-            let rows = reconcile::book_spilled(&transaction, &self.known, run, &segments)?;
+            let rows = reconcile::book_spilled(&transaction, &self.known, run, &segments, &queued)?;
             transaction.commit().map_err(std::io::Error::other)?;
             Ok(rows)
         });

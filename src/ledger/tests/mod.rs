@@ -1,6 +1,7 @@
 mod absurd;
 mod leases;
 mod retention;
+mod spilled;
 
 use super::*;
 use crate::scope::{Per, ScopeKind};
