@@ -45,6 +45,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What could be held if nothing were held or leased any more.
+    pub fn unspent(&self) -> NanoUsd {
+        NanoUsd(self.cap.0.saturating_sub(self.spent.0))
+    }
+
     /// What could be held now.
     pub fn left(&self) -> NanoUsd {
         let taken = self.spent.saturating_add(self.elsewhere).saturating_add(self.held);

@@ -2,7 +2,7 @@
 
 use super::authenticate::{self, Keys};
 use super::exchange::Call;
-use super::worst::{self, Unbounded, Worst};
+use super::worst::{self, Look, Unbounded, Worst};
 use super::{admit, upstream};
 use crate::alerts::Alert;
 use crate::budget::{Charge, Hold, Refusal};
@@ -76,8 +76,8 @@ impl Money<'_> {
         let charges: Vec<Charge<'_>> =
             scopes.iter().map(|(kind, id, budgets)| Charge { kind: *kind, id, budgets }).collect();
         let bounded = charges.iter().any(|charge| !charge.budgets.is_empty());
-        let worst = |exact| Worst::of(call, &candidate.model, &candidate.target, exact);
-        let first = worst(false);
+        let worst = |look| Worst::of(call, &candidate.model, &candidate.target, look);
+        let first = worst(Look::Bytes);
         if let Err(why) = first
             && (bounded || why == Unbounded::OtherModel)
         {
@@ -89,8 +89,13 @@ impl Money<'_> {
             Ok(hold) => return Ok(Held { hold, clamped: None }),
             Err(refusal) => refusal,
         };
-        // The bytes of a body are a crude bound: look closer before anybody waits.
-        let closer = if refusal.store_failed { None } else { worst(true).ok() };
+        let clamps = self.caller.low_budget == LowBudget::Clamp
+            && upstream::cap_name(call.endpoint, &candidate.target).is_some();
+        let hopeless = refusal.store_failed
+            || worst(Look::Fewest).is_ok_and(|worst| least(&worst, clamps) > refusal.unspent());
+        // The bytes of a body are a crude bound: look closer before anybody waits. Not where no count
+        // would help: it takes long, and who is refused pays nothing.
+        let closer = if hopeless { None } else { worst(Look::Count).ok() };
         if let Some(closer) = closer.as_ref().map(Worst::cost).filter(|closer| *closer < most) {
             most = closer;
         }
@@ -100,8 +105,6 @@ impl Money<'_> {
                 Err(refusal) => refusal,
             };
         }
-        let clamps = self.caller.low_budget == LowBudget::Clamp
-            && upstream::cap_name(call.endpoint, &candidate.target).is_some();
         if clamps && let Some(worst) = &closer {
             let wider = self.clamp(&charges, worst, &refusal).await?;
             return wider.ok_or_else(|| self.short(&refusal, most, call));
@@ -116,7 +119,7 @@ impl Money<'_> {
         worst: &Worst<'_>,
         refusal: &Refusal,
     ) -> Result<Option<Held>, Short> {
-        let least = USEFUL_TOKENS.max(worst.asked() / USEFUL_PART);
+        let least = useful(worst);
         let mut left = refusal.left();
         // Another scope may have less, and others spend at the same time.
         for _ in 0..CLAMP_TRIES {
@@ -231,6 +234,16 @@ impl Money<'_> {
             self.gateway.alerts.raise(Alert::budget_refused(refusal, worst), Utc::now());
         }
     }
+}
+
+/// The least that is held for an attempt with these bounds.
+fn least(worst: &Worst<'_>, clamps: bool) -> NanoUsd {
+    if clamps { worst.capped(useful(worst)) } else { worst.cost() }
+}
+
+/// The shortest answer that is worth asking for, in tokens.
+fn useful(worst: &Worst<'_>) -> u64 {
+    USEFUL_TOKENS.max(worst.asked() / USEFUL_PART)
 }
 
 /// How long a request may wait for the store to extend its lease, even with `admission.wait: 0s`: as

@@ -7,6 +7,7 @@ mod attempt;
 mod authenticate;
 mod control;
 mod cork;
+mod count;
 mod exchange;
 mod exhausted;
 mod failure;

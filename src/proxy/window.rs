@@ -4,12 +4,12 @@
 //! they can't tell is the text counted with a tokenizer; what may fit is sent.
 
 use super::exchange::BodyFields;
-use super::worst;
+use super::{count, worst};
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::wire::route::Endpoint;
 use crate::wire::text_len::{self, Contents};
-use crate::wire::tokens::{self, Vendor};
+use crate::wire::tokens::Vendor;
 
 /// The longest that a token of text usually is, in bytes, but for runs of one byte.
 const BYTES_PER_TOKEN: u64 = 8;
@@ -50,8 +50,7 @@ pub fn fitting(
         bytes_say
     } else {
         let vendor = plan.first().map_or(Vendor::Other, |first| worst::vendor(&first.target));
-        let counted = tokio::task::block_in_place(|| tokens::of(body, vendor));
-        counted.map_or(bytes_say, |bounds| bounds.least.max(bytes_say))
+        count::tokens(body, vendor).map_or(bytes_say, |bounds| bounds.least.max(bytes_say))
     };
     let left: Vec<Candidate> = plan
         .into_iter()

@@ -5,7 +5,7 @@
 //! see (a stored conversation, a search) is bounded by the model's window only.
 
 use super::exchange::{BodyFields, Call};
-use super::{admit, upstream};
+use super::{admit, count, upstream};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
@@ -53,6 +53,17 @@ const FILE_SEARCH: NanoUsd = NanoUsd(2_500_000);
 /// own (bash, text editor, computer, memory) up to 700 each that are in no body (its pages on them).
 const TOOLS_EXPLAINED: u64 = 3_500;
 
+/// How closely a prompt is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// By its bytes.
+    Bytes,
+    /// By the fewest tokens that a count could come to: no bound, but it says whether to count.
+    Fewest,
+    /// By a tokenizer's count, with a margin.
+    Count,
+}
+
 /// What bounds the cost of an attempt.
 pub struct Worst<'a> {
     target: &'a Target,
@@ -88,7 +99,7 @@ impl<'a> Worst<'a> {
         call: &Call,
         model: &Model,
         target: &'a Target,
-        exact: bool,
+        look: Look,
     ) -> Result<Worst<'a>, Unbounded> {
         if let Some(why) = unpriceable(call, target) {
             return Err(why);
@@ -111,7 +122,7 @@ impl<'a> Worst<'a> {
                 largest.saturating_mul(answers(call))
             }
         };
-        let input = input(call, model, target, exact)?;
+        let input = input(call, model, target, look)?;
         let searches = searches(call, target);
         let price = target.price.searched_by(searches_by_preview(call));
         let units = price.units_worst(answers(call), call.body.len() as u64, searches);
@@ -308,7 +319,7 @@ fn marks(call: &Call) -> Marks {
     *call.marks.get_or_init(|| marks::of(&call.body))
 }
 
-fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> Result<u64, Unbounded> {
+fn input(call: &Call, model: &Model, target: &Target, look: Look) -> Result<u64, Unbounded> {
     let window = target.card.as_ref().and_then(|card| card.max_input_tokens);
     let window = window.or(model.context_window);
     let bytes = call.body.len() as u64;
@@ -320,7 +331,10 @@ fn input(call: &Call, model: &Model, target: &Target, exact: bool) -> Result<u64
         return Ok(bytes.min(window.unwrap_or(bytes)));
     }
     let marks = marks(call);
-    let seen = if exact || marks.picture { contents(call, target, exact) } else { bytes };
+    let seen = match look {
+        Look::Bytes if !marks.picture => bytes,
+        look => contents(call, target, look),
+    };
     let explained = matches!(&call.fields, BodyFields::Json(fields) if fields.tools)
         && target.dialect == Dialect::Anthropic;
     let seen = if explained { seen.saturating_add(TOOLS_EXPLAINED) } else { seen };
@@ -358,22 +372,24 @@ pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
     if text.saturating_add(beside) <= tokens {
         return false;
     }
-    let counted = tokio::task::block_in_place(|| tokens::of(body, Vendor::Other));
-    counted.is_none_or(|bounds| bounds.most.min(text).saturating_add(beside) > tokens)
+    count::tokens(body, Vendor::Other)
+        .is_none_or(|bounds| bounds.most.min(text).saturating_add(beside) > tokens)
 }
 
-/// Text by its bytes or, to be exact, by a tokenizer's count with a margin; pictures by their
-/// dialect's bound; other data by its bytes.
-fn contents(call: &Call, target: &Target, exact: bool) -> u64 {
-    let Some(Contents { text, pictures, data, .. }) = text_len::contents(&call.body) else {
+/// Text as it is looked at; pictures by their dialect's bound; other data by its bytes.
+fn contents(call: &Call, target: &Target, look: Look) -> u64 {
+    let Some(found) = text_len::contents(&call.body) else {
         return call.body.len() as u64;
     };
+    let Contents { text, pictures, data, .. } = found;
     let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
     let picture = picture.map_or(MOST_PICTURE, |(_, tokens)| *tokens);
-    let counted = exact
-        .then(|| tokio::task::block_in_place(|| tokens::of(&call.body, vendor(target))))
-        .flatten();
-    let text = counted.map_or(text, |bounds| bounds.most.min(text));
+    let counted = match look {
+        Look::Bytes => None,
+        Look::Fewest => Some(tokens::fewest(&found)),
+        Look::Count => count::tokens(&call.body, vendor(target)).map(|bounds| bounds.most),
+    };
+    let text = counted.map_or(text, |counted| counted.min(text));
     text + pictures.saturating_mul(picture) + data
 }
 

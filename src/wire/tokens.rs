@@ -4,13 +4,16 @@
 //! is counted is turned into bounds with a margin each way; where a text is not in ASCII nothing is
 //! known of them but that a byte is a token at most.
 
-use super::text_len::{self, Shown};
+use super::text_len::{self, Contents, Shown};
 use std::sync::OnceLock;
 use tiktoken_rs::CoreBPE;
 
 /// The longest text that is counted at once, in bytes: a tokenizer's time can grow faster than
 /// its input on text without spaces.
 const PIECE: usize = 4096;
+
+/// Bytes of the longest token in the tables: one of spaces.
+const LONGEST: u64 = 128;
 
 /// Tokens that a message or a part of one costs beside its text, at most.
 const PER_OBJECT: u64 = 8;
@@ -65,6 +68,11 @@ pub fn of(body: &[u8], vendor: Vendor) -> Option<Bounds> {
         least: texts * least / 100,
         most: (texts + json) * most / 100 + foreign + contents.objects * PER_OBJECT + PER_OBJECT,
     })
+}
+
+/// What [`Bounds::most`] is no less than, without counting: far below it, but for long runs of spaces.
+pub fn fewest(contents: &Contents) -> u64 {
+    contents.text / LONGEST
 }
 
 /// Tokens that other tables may make of a text beside the margin: one for each byte that is not
@@ -140,6 +148,20 @@ mod tests {
             let most = |vendor| of(body.as_bytes(), vendor).unwrap().most;
             assert!(most(Vendor::Other) >= least, "{}", most(Vendor::Other));
             assert!(most(Vendor::OpenAi) < least);
+        }
+    }
+
+    #[test]
+    fn no_count_is_below_the_fewest() {
+        let runs = [" ", "-", "=", "*", "\n", "\t", "\r\n", "/", "_", ".", "a", "0", "━", "🚀"];
+        let runs = runs.map(|run| run.repeat(10_000));
+        for text in runs.into_iter().chain(["The quick brown fox. ".repeat(1_000)]) {
+            let body = json!({"input": text, "tools": [{"parameters": {"x": text}}]}).to_string();
+            let fewest = fewest(&text_len::contents(body.as_bytes()).unwrap());
+            for vendor in [Vendor::OpenAi, Vendor::OpenAiBefore, Vendor::Other] {
+                let most = of(body.as_bytes(), vendor).unwrap().most;
+                assert!(0 < fewest && fewest <= most, "{fewest} {most} {text:.4}");
+            }
         }
     }
 

@@ -129,3 +129,50 @@ async fn a_picture_holds_its_makers_bound_or_is_refused() {
     let drawn = 2 * 9_000 * 30_000;
     assert!((drawn + 1..=drawn + sent * 5_000).contains(&nano), "{nano} {sent}");
 }
+
+/// Seconds of a processor that the server has used.
+fn processor(server: &Server) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    // Behind the name come the state and ten others, then user and system time in hundredths.
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let ticks = rest.split_whitespace().skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// Who is refused pays nothing, and no limit of requests counts it: it must cost little here, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_is_not_counted_for_a_budget_that_no_count_would_fit() {
+    let provider = provider();
+    let keys = |clamps: &str| {
+        let key = |id: &str, usd: &str| {
+            format!(
+                "  - {{ id: {id}, hash: \"{}\", models: [\"*\"]{clamps}, budgets: [ {{ usd: {usd}, per: total }} ] }}\n",
+                hash(id)
+            )
+        };
+        key("poor", "0.000001") + &key("near", "0.05")
+    };
+    let text = "The quick brown fox jumps over the lazy dog. ".repeat(10_000);
+    for clamps in ["", ", low_budget: clamp"] {
+        let head = head_with("threads: 2", &keys(clamps));
+        let server = Server::start(&config_of(&head, &provider, "", &model("gpt", "g", "")));
+        let (http, server) = (client(), &server);
+        let body = json!({"model": "gpt", "max_tokens": 100,
+            "messages": [{"role": "user", "content": text}]});
+        let used = async |key: &str| {
+            let before = processor(server);
+            for _ in 0..5 {
+                let url = server.url("/v1/chat/completions");
+                let answer = http.post(url).bearer_auth(key).json(&body).send().await.unwrap();
+                assert_eq!(answer.status(), 429);
+                let refused: Value = answer.json().await.unwrap();
+                assert_eq!(refused["error"]["code"], "budget_exceeded", "{refused}");
+            }
+            processor(server) - before
+        };
+        // The first count reads the tables.
+        used("near").await;
+        let (near, poor) = (used("near").await, used("poor").await);
+        assert!(poor < near / 2.0, "{poor} s beside {near} s");
+    }
+}
