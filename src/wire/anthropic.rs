@@ -116,26 +116,54 @@ fn read(raw: &[u8]) -> Option<(Counts, Option<Text<'_>>)> {
 }
 
 impl Counts {
-    /// A later report replaces what it names and leaves the rest: it never adds.
+    /// A later report replaces what it names and leaves the rest: it never adds. It may move tokens
+    /// from one part of the input to another; but where it makes the whole of it smaller, its zeros
+    /// say nothing, as of gateways that have written them for what they leave out
+    /// (envoyproxy/ai-gateway #1631).
     fn replaced_by(self, later: Counts) -> Counts {
+        let named = self.with(later, |before, later| later.or(before));
+        if named.input() >= self.input() {
+            return named;
+        }
+        self.with(later, |before, later| later.filter(|count| *count > 0).or(before).or(later))
+    }
+
+    /// Both, with each part of the input as `part` has it. What an answer has used only grows.
+    fn with(self, later: Counts, part: impl Fn(Option<u64>, Option<u64>) -> Option<u64>) -> Counts {
+        let split = later.written_5m.max(later.written_1h) > Some(0);
+        let (first, second) = if split { (later, self) } else { (self, later) };
         Counts {
-            uncached: later.uncached.or(self.uncached),
-            read: later.read.or(self.read),
-            written: later.written.or(self.written),
-            written_5m: later.written_5m.or(self.written_5m),
-            written_1h: later.written_1h.or(self.written_1h),
-            output: later.output.or(self.output),
-            thinking: later.thinking.or(self.thinking),
-            searches: later.searches.or(self.searches),
+            uncached: part(self.uncached, later.uncached),
+            read: part(self.read, later.read),
+            written: part(self.written, later.written),
+            written_5m: first.written_5m.or(second.written_5m),
+            written_1h: first.written_1h.or(second.written_1h),
+            output: self.output.max(later.output),
+            thinking: self.thinking.max(later.thinking),
+            searches: self.searches.max(later.searches),
         }
     }
 
+    /// All of the input.
+    fn input(self) -> u64 {
+        let parts = [self.uncached, self.read, self.written()];
+        parts.into_iter().flatten().fold(0, u64::saturating_add)
+    }
+
+    /// What was written to the cache, every lifetime together.
+    fn written(self) -> Option<u64> {
+        self.written.or(sum(self.written_5m, self.written_1h))
+    }
+
+    /// The part of it that is kept for an hour: all, where it has grown past a split in which there
+    /// was no other kind.
+    fn written_1h(self) -> Option<u64> {
+        let only = self.written_1h > Some(0) && self.written_5m.unwrap_or(0) == 0;
+        if only { self.written() } else { self.written_1h.min(self.written()) }
+    }
+
     fn usage(self) -> Usage {
-        let split = self.written_5m.or(self.written_1h).map(|_| {
-            let part = |part: Option<u64>| part.unwrap_or(0);
-            part(self.written_5m).saturating_add(part(self.written_1h))
-        });
-        let written = self.written.or(split);
+        let written = self.written();
         let beside = |uncached: u64| {
             uncached.saturating_add(self.read.unwrap_or(0)).saturating_add(written.unwrap_or(0))
         };
@@ -143,7 +171,7 @@ impl Counts {
             input: self.uncached.map(beside),
             cached_input: self.read,
             cache_write: written,
-            cache_write_1h: self.written_1h.min(written),
+            cache_write_1h: self.written_1h(),
             output: self.output,
             reasoning: self.thinking,
             web_searches: self.searches,

@@ -4,6 +4,7 @@
 mod beyond;
 mod errors;
 mod fixtures;
+mod later;
 mod meter;
 mod meter_json;
 mod multipart;
