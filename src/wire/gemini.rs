@@ -146,13 +146,13 @@ fn response(seen: &mut Seen, data: &[u8]) {
     });
 }
 
-/// Notes what a `usageMetadata` said, if it was sound. The latest snapshot stands for all before:
-/// they are cumulative.
+/// Notes what a `usageMetadata` said, if it was sound. They are cumulative; the last may have
+/// nothing but the kind of traffic.
 fn metadata(seen: &mut Seen, said: Option<Said>, raw: &[u8]) {
     let tier = match said {
         Some(said) => {
             let web_searches = seen.usage.web_searches;
-            seen.usage = Usage { web_searches, ..said.usage() };
+            seen.used(Usage { web_searches, ..said.usage() });
             said.tier
         }
         // With one number that can't be, it may still say the tier.

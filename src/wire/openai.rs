@@ -129,21 +129,14 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
     let reason: &[u8] = b"\"the provider stopped with finish_reason error\"";
     let failure = failure.or_else(|| said.stopped.then(|| error(reason)));
     let usage_only = whole && said.choices == 0 && found.is_some() && failure.is_none();
-    // The latest is the whole: snapshots grow, and Groq says the same twice. One that says
-    // nothing takes nothing back.
-    if let Some(usage) = found.or(nested).filter(|usage| is_news(usage, &seen.usage)) {
-        seen.usage = usage;
+    // Groq says the same twice.
+    if let Some(usage) = found.or(nested) {
+        seen.used(usage);
     }
     if let Some(failure) = failure {
         seen.fail(failure);
     }
     if usage_only { Verdict::UsageOnly } else { Verdict::Keep }
-}
-
-/// Whether a later usage says as much as the one before.
-fn is_news(later: &Usage, before: &Usage) -> bool {
-    let tokens = |usage: &Usage| usage.input.unwrap_or(0).saturating_add(usage.output.unwrap_or(0));
-    tokens(later) >= tokens(before)
 }
 
 /// What a chunk's choices say.

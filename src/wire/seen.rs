@@ -88,6 +88,16 @@ impl Seen {
         }
     }
 
+    /// Notes a later usage. It stands for all before, since snapshots grow; but one that says less,
+    /// or nothing, takes nothing back.
+    pub fn used(&mut self, later: Usage) {
+        let tokens =
+            |usage: &Usage| usage.input.unwrap_or(0).saturating_add(usage.output.unwrap_or(0));
+        if tokens(&later) >= tokens(&self.usage) {
+            self.usage = later;
+        }
+    }
+
     /// The outcome, if nothing more comes.
     pub fn report(self) -> Report {
         let end = match self.failure {

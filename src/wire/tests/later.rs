@@ -60,3 +60,18 @@ fn writes_that_grow_without_a_split_are_of_the_only_kind_there_was() {
     let usage = anthropic(&both, grown);
     assert_eq!((usage.cache_write, usage.cache_write_1h), (Some(1700), Some(700)));
 }
+
+#[test]
+fn a_poorer_usage_takes_back_nothing_of_geminis() {
+    let full = r#"{"promptTokenCount":1000,"candidatesTokenCount":50,"thoughtsTokenCount":100,"totalTokenCount":1150}"#;
+    for poorer in [r#"{"trafficType":"ON_DEMAND"}"#, r#"{"promptTokenCount":1000}"#, "{}", "null"] {
+        let stream = format!(
+            "data: {{\"candidates\":[{{\"finishReason\":\"STOP\"}}],\"usageMetadata\":{full}}}\n\n\
+             data: {{\"usageMetadata\":{poorer},\"serviceTier\":\"x\"}}\n\n"
+        );
+        let meter = Meter::stream(Endpoint::GeminiStream, false);
+        let usage = play(meter, &[stream.as_bytes()]).1.usage;
+        assert_eq!((usage.input, usage.output), (Some(1000), Some(150)), "{poorer}");
+        assert_eq!(usage.reasoning, Some(100), "{poorer}");
+    }
+}

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::units::Usage;
 
 use super::look::{count, elements, is_something, member, members, owned, parse, text, text_len};
-use super::openai;
+use super::openai::{self, total};
 use super::seen::Seen;
 use super::tap::Tap;
 use crate::wire::seen::{Failure, Verdict};
@@ -72,10 +72,10 @@ fn response(seen: &mut Seen, data: &[u8]) {
     });
 }
 
-/// The latest snapshot stands for all before: they are cumulative.
+/// The latest snapshot stands for all before, unless it says less: they are cumulative.
 fn metadata(seen: &mut Seen, raw: &[u8]) {
     let searches = seen.usage.web_searches;
-    if let Some(found) = usage(raw) {
+    if let Some(found) = usage(raw).filter(|found| total(found) >= total(&seen.usage)) {
         seen.usage = found;
         seen.usage.web_searches = searches;
     }

@@ -59,7 +59,7 @@ pub fn usage(raw: &[u8]) -> Option<Usage> {
     })
 }
 
-fn total(usage: &Usage) -> u64 {
+pub fn total(usage: &Usage) -> u64 {
     usage.input.unwrap_or(0).saturating_add(usage.output.unwrap_or(0))
 }
 
