@@ -6,6 +6,7 @@ use super::{admit, worst};
 use crate::catalog::{Service, Units, most_seconds};
 use crate::ledger::MAX_COST;
 use crate::units::{NanoUsd, Usage, UsageSource};
+use crate::wire::look::{member, says};
 use crate::wire::meter::{End, Report};
 use crate::wire::route::Endpoint;
 use serde::Deserialize;
@@ -14,8 +15,13 @@ use serde::Deserialize;
 const BYTES_PER_TOKEN: u64 = 3;
 
 /// Bytes of speech per token of it, for estimates: OpenAI bills a minute of speech as some 1,250
-/// tokens, and its most compressed format has some 4,000 bytes a second.
+/// tokens ($0.015 at $12 a million, by its price list for gpt-4o-mini-tts; a little more than the
+/// one for 50 ms that its guide on realtime costs has), and its most compressed format has some
+/// 4,000 bytes a second.
 const BYTES_PER_SOUND_TOKEN: u64 = 160;
+
+/// The same without compression: 24,000 samples of two bytes a second.
+const BYTES_PER_PCM_TOKEN: u64 = 48_000 * 60 / 1_250;
 
 /// A request that was sent and never answered may have been worked on, and be billed: its input
 /// is booked as an estimate.
@@ -120,13 +126,32 @@ pub fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
     }
 }
 
+/// Tokens of output, as they are estimated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Made {
+    /// All of them.
+    output: u64,
+    /// Those of sound.
+    sound: u64,
+}
+
+impl Made {
+    fn text(output: u64) -> Made {
+        Made { output, sound: 0 }
+    }
+
+    fn sound(output: u64) -> Made {
+        Made { output, sound: output }
+    }
+}
+
 /// What the attempt consumed: as reported where it was, else estimated from what went past.
 pub fn consumed(
     report: &Report,
     exchange: &Exchange,
     attempt: &Attempt,
     failure: Option<&Failure>,
-    unreported: u64,
+    unreported: Made,
 ) -> (Usage, UsageSource) {
     let mut usage = report.usage;
     let whole = report.end == End::Complete;
@@ -135,36 +160,39 @@ pub fn consumed(
         && usage.output.is_none_or(|n| n.saturating_mul(16) < report.text_bytes);
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
     let makes = exchange.call.as_ref().is_none_or(|call| admit::makes_output(call.endpoint));
-    // Of a stream text alone is counted: what was sent has used something. A whole answer has a
-    // frame, too, and may say nothing at all; but then it says so.
+    let said = report.text_bytes > 0 || report.sound_bytes > 0;
+    // Of a stream what was made alone is counted: what was sent has used something. A whole answer
+    // has a frame, too, and may say nothing at all; but then it says so.
     let untold = match usage.output {
-        None => makes && report.text_bytes > 0,
-        Some(0) => streamed && report.text_bytes > 0,
+        None => makes && said,
+        Some(0) => streamed && said,
         Some(_) => false,
     };
     if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }
     usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
-    usage.output = Some(usage.output.unwrap_or(0).max(unreported));
+    usage.output = Some(usage.output.unwrap_or(0).max(unreported.output));
+    usage.audio_output = usage.audio_output.max(Some(unreported.sound).filter(|n| *n > 0));
     (usage, UsageSource::Estimated)
 }
 
 /// Tokens of output, where nothing but the answer's bytes says how many: no fewer than were sent.
-pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u64 {
+pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> Made {
     let Some(call) = &exchange.call else {
-        return tokens(report.text_bytes);
+        return Made::text(tokens(report.text_bytes));
     };
     let streamed = attempt.relay.as_ref().is_some_and(|relay| relay.events);
     match call.endpoint {
-        endpoint if !admit::makes_output(endpoint) => 0,
+        endpoint if !admit::makes_output(endpoint) => Made::default(),
         // The bytes are those of the error, not of anything that was made.
-        _ if !streamed && matches!(report.end, End::Failed { .. }) => 0,
+        _ if !streamed && matches!(report.end, End::Failed { .. }) => Made::default(),
         Endpoint::ImageGenerations if !report.first_error_only => {
             let each = worst::image_output(&attempt.candidate.target.model);
-            each.unwrap_or(0).saturating_mul(worst::answers(call))
+            Made::text(each.unwrap_or(0).saturating_mul(worst::answers(call)))
         }
-        Endpoint::AudioSpeech => report.text_bytes.div_ceil(BYTES_PER_SOUND_TOKEN),
+        Endpoint::AudioSpeech if streamed => Made::sound(spoken(call, report.sound_bytes)),
+        Endpoint::AudioSpeech => Made::sound(spoken(call, report.text_bytes)),
         endpoint => {
             let asked = admit::output(endpoint, &attempt.candidate.model, &call.fields);
             let each = attempt.clamped.map(|cap| cap.saturating_mul(worst::answers(call)));
@@ -178,9 +206,11 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
                 let target = &attempt.candidate.target;
                 let largest = worst::largest_output(call, &attempt.candidate.model, target);
                 let largest = largest.map(|each| each.saturating_mul(worst::answers(call)));
-                return most.or(largest).unwrap_or(report.text_bytes);
+                return Made::text(most.or(largest).unwrap_or(report.text_bytes));
             }
-            tokens(report.text_bytes).min(most.unwrap_or(u64::MAX))
+            let most = most.unwrap_or(u64::MAX);
+            let sound = spoken(call, report.sound_bytes).min(most);
+            Made { output: tokens(report.text_bytes).saturating_add(sound).min(most), sound }
         }
     }
 }
@@ -188,6 +218,22 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> u6
 /// So many bytes of text as tokens.
 fn tokens(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// So many bytes of sound, in the format that was asked for, as tokens.
+fn spoken(call: &Call, bytes: u64) -> u64 {
+    if bytes == 0 {
+        return 0;
+    }
+    let format = match call.endpoint {
+        Endpoint::AudioSpeech => member(&call.body, "response_format"),
+        _ => member(&call.body, "audio").and_then(|audio| member(audio, "format")),
+    };
+    let plain = |format: &[u8]| ["pcm", "pcm16", "wav"].iter().any(|name| says(format, name));
+    bytes.div_ceil(match format.is_some_and(plain) {
+        true => BYTES_PER_PCM_TOKEN,
+        false => BYTES_PER_SOUND_TOKEN,
+    })
 }
 
 /// What is billed by the piece, and known from the request.

@@ -125,6 +125,7 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
         Ok(())
     });
     seen.text_bytes += said.bytes;
+    seen.sound_bytes += said.sound;
     seen.finished |= said.finished;
     let reason: &[u8] = b"\"the provider stopped with finish_reason error\"";
     let failure = failure.or_else(|| said.stopped.then(|| error(reason)));
@@ -145,6 +146,8 @@ struct Choices {
     choices: usize,
     /// Bytes of text, reasoning and tool arguments.
     bytes: u64,
+    /// Bytes of sound.
+    sound: u64,
     finished: bool,
     /// One stopped because of an error.
     stopped: bool,
@@ -186,9 +189,25 @@ impl Choices {
                 });
             }
             b"function_call" => return self.strings(cursor),
-            b"audio" => self.bytes += walk::text_len_of(cursor, b"transcript")?,
+            b"audio" => return self.audio(cursor),
             _ => return cursor.skip(),
         }
+        Ok(())
+    }
+
+    /// What is spoken: `{"data","transcript"}`.
+    fn audio(&mut self, cursor: &mut Cursor) -> Result<(), ScanError> {
+        let (mut transcript, mut data) = (0, 0);
+        walk::members(cursor, |cursor, name| {
+            match name {
+                b"transcript" => transcript = walk::text_len(cursor)?,
+                b"data" => data = walk::text_len(cursor)?,
+                _ => return cursor.skip(),
+            }
+            Ok(())
+        })?;
+        self.bytes += transcript;
+        self.sound += decoded(data);
         Ok(())
     }
 
@@ -218,12 +237,19 @@ impl Choices {
     }
 }
 
+/// How many bytes so many characters of base64 stand for.
+fn decoded(characters: u64) -> u64 {
+    characters * 3 / 4
+}
+
 /// The members of a named event that matter.
 #[derive(Default)]
 struct Named<'a> {
     kind: Option<Text<'a>>,
     /// Bytes of text in `delta`.
     delta: u64,
+    /// Characters of base64 in `audio`.
+    audio: u64,
     error: Option<&'a [u8]>,
     usage: Option<&'a [u8]>,
     item: Option<&'a [u8]>,
@@ -239,6 +265,10 @@ impl<'a> Named<'a> {
             }
             b"delta" => {
                 self.delta = walk::text_len(cursor)?;
+                return Ok(());
+            }
+            b"audio" => {
+                self.audio = walk::text_len(cursor)?;
                 return Ok(());
             }
             b"error" => &mut self.error,
@@ -263,8 +293,8 @@ fn named(seen: &mut Seen, event: Event<'_>) {
             let nested = of.error.filter(|error| is_object(error));
             seen.fail(error(nested.unwrap_or(event.data)));
         }
-        // Audio is base64, not text.
-        "response.audio.delta" | "speech.audio.delta" => {}
+        "response.audio.delta" => seen.sound_bytes += decoded(of.delta),
+        "speech.audio.delta" => seen.sound_bytes += decoded(of.audio),
         "transcript.text.done"
         | "speech.audio.done"
         | "image_generation.completed"

@@ -34,6 +34,8 @@ pub struct Report {
     /// Bytes of generated text, reasoning and tool arguments in a stream; of any other answer
     /// its whole length.
     pub text_bytes: u64,
+    /// Bytes of sound in a stream, as they are without their base64.
+    pub sound_bytes: u64,
     /// The tier that really served it, in the provider's words.
     pub service_tier: Option<String>,
     /// Events with data, end marks not counted.
@@ -53,6 +55,8 @@ pub struct Seen {
     pub failure: Option<Failure>,
     /// Bytes of generated text.
     pub text_bytes: u64,
+    /// Bytes of generated sound.
+    pub sound_bytes: u64,
     /// Events with data.
     pub events: u64,
     /// The first event was a failure.
@@ -109,6 +113,7 @@ impl Seen {
             usage: self.usage,
             end,
             text_bytes: self.text_bytes,
+            sound_bytes: self.sound_bytes,
             service_tier: self.service_tier,
             events: self.events,
             first_error_only: self.first_error_only,

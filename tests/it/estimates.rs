@@ -107,3 +107,56 @@ async fn a_stream_without_usage_costs_what_was_streamed() {
     }
     assert!(provider.wait_idle(Duration::from_secs(5)).await);
 }
+
+/// OpenAI bills a minute of speech as 1,250 tokens. Uncompressed it is 48,000 bytes a second; of any
+/// other format 160 bytes are taken for a token.
+#[tokio::test]
+async fn sound_without_usage_costs_what_was_spoken() {
+    let provider = provider();
+    let price = "price: { input: 0.011, output: 0.013, audio_output: 0.037 }";
+    let config = config(&provider).replace("price: { input: 0.011, output: 0.013 }", price);
+    let server = Server::start(&config);
+    let spoken = |bytes: usize| {
+        let (data, transcript) = ("A".repeat(bytes / 3 * 4), "eighteen bytes for");
+        json!({"choices": [{"delta": {"audio": {"data": data, "transcript": transcript}}}]})
+    };
+    let stream = |event: Value, end: &str| Script::raw([format!("data: {event}\n\n{end}")]);
+    let done =
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let raw = Script {
+        body: Some("x".repeat(16_000)),
+        content_type: Some("audio/mpeg".into()),
+        ..Script::default()
+    };
+    let half = json!({"type": "speech.audio.delta", "audio": "A".repeat(20_000)});
+    let chat = |format: &str| {
+        let mut body = chat_stream("gpt");
+        body["audio"] = json!({"voice": "alloy", "format": format});
+        ("/v1/chat/completions", body)
+    };
+    let speech = |more: Value| {
+        let mut body = json!({"model": "gpt", "input": "Hello", "voice": "alloy"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ("/v1/audio/speech", body)
+    };
+    for ((path, body), script, text, sound) in [
+        // Ten seconds.
+        (chat("pcm16"), stream(spoken(480_000), done), 6, 209),
+        (chat("pcm16"), stream(spoken(480_000), ""), 6, 209),
+        (chat("opus"), stream(spoken(48_000), done), 6, 300),
+        (speech(json!({"stream_format": "sse"})), stream(half, ""), 0, 94),
+        (speech(json!({})), raw.clone(), 0, 100),
+        (speech(json!({"response_format": "wav"})), raw, 0, 7),
+    ] {
+        provider.clear();
+        provider.set_default("sim-gpt", script);
+        let answer = post(&client(), server.url(path), body.to_string()).await;
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let _ = answer.bytes().await;
+        let row = row(&server, &id).await;
+        let sent = (provider.requests()[0].body.len() as u64).div_ceil(3);
+        assert_eq!(row["usage_source"], "estimated", "{path}: {row}");
+        assert_eq!(row["output_tokens"], text + sound, "{path}: {row}");
+        assert_eq!(cost(&row), sent * IN + text * OUT + sound * 37, "{path}: {row}");
+    }
+}

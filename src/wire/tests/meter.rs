@@ -269,3 +269,30 @@ fn searches_are_counted_once() {
     assert_eq!(report.usage.file_searches, Some(2));
     assert_eq!(report.end, End::Complete);
 }
+
+/// Base64 has four characters for every three bytes.
+#[test]
+fn sound_is_counted_for_itself() {
+    let data = "A".repeat(400);
+    for (endpoint, event, text) in [
+        (
+            Endpoint::ChatCompletions,
+            format!(
+                r#"{{"choices":[{{"delta":{{"audio":{{"id":"a","data":"{data}","transcript":"Hello"}}}}}}]}}"#
+            ),
+            5,
+        ),
+        (Endpoint::AudioSpeech, format!(r#"{{"type":"speech.audio.delta","audio":"{data}"}}"#), 0),
+        (Endpoint::Responses, format!(r#"{{"type":"response.audio.delta","delta":"{data}"}}"#), 0),
+        (
+            Endpoint::Responses,
+            r#"{"type":"response.audio.transcript.delta","delta":"Hi"}"#.into(),
+            2,
+        ),
+    ] {
+        let stream = format!("data: {event}\n\n").repeat(2);
+        let report = play(Meter::stream(endpoint, false), &[stream.as_bytes()]).1;
+        let sound = if event.contains(&data) { 600 } else { 0 };
+        assert_eq!((report.sound_bytes, report.text_bytes), (sound, 2 * text), "{endpoint:?}");
+    }
+}

@@ -166,7 +166,10 @@ fn chunk(seen: &mut Seen, data: &[u8]) -> Verdict {
 fn choice(seen: &mut Seen, raw: &[u8]) -> bool {
     let mut stopped = false;
     members(raw, |name, value| match name {
-        "delta" => seen.text_bytes += delta_len(value),
+        "delta" => {
+            seen.text_bytes += delta_len(value);
+            seen.sound_bytes += sound_len(value);
+        }
         "text" => seen.text_bytes += text_len(value),
         "finish_reason" if value == b"\"error\"" => stopped = true,
         "finish_reason" => seen.finished |= text(value).is_some_and(|reason| !reason.is_empty()),
@@ -193,6 +196,17 @@ fn delta_len(raw: &[u8]) -> u64 {
         "function_call" => total += strings_len(value),
         "audio" => total += member(value, "transcript").map_or(0, text_len),
         _ => {}
+    });
+    total
+}
+
+/// Bytes of sound in one delta.
+fn sound_len(raw: &[u8]) -> u64 {
+    let mut total = 0;
+    members(raw, |name, value| {
+        if name == "audio" {
+            total += member(value, "data").map_or(0, text_len) * 3 / 4;
+        }
     });
     total
 }
@@ -227,8 +241,12 @@ fn named(seen: &mut Seen, event: Event<'_>) {
             let nested = member(data, "error").filter(|error| is_object(error));
             seen.fail(error(nested.unwrap_or(data)));
         }
-        // Audio is base64, not text.
-        "response.audio.delta" | "speech.audio.delta" => {}
+        "response.audio.delta" => {
+            seen.sound_bytes += member(data, "delta").map_or(0, text_len) * 3 / 4;
+        }
+        "speech.audio.delta" => {
+            seen.sound_bytes += member(data, "audio").map_or(0, text_len) * 3 / 4;
+        }
         "transcript.text.done"
         | "speech.audio.done"
         | "image_generation.completed"

@@ -16,6 +16,8 @@ pub struct Seen {
     pub failure: Option<Failure>,
     /// Bytes of generated text.
     pub text_bytes: u64,
+    /// Bytes of generated sound.
+    pub sound_bytes: u64,
     /// Events with data.
     pub events: u64,
     /// The first event was a failure.
@@ -44,6 +46,7 @@ impl Seen {
             usage: self.usage,
             end,
             text_bytes: self.text_bytes,
+            sound_bytes: self.sound_bytes,
             service_tier: self.service_tier,
             events: self.events,
             first_error_only: self.first_error_only,
