@@ -5,6 +5,7 @@ mod accept;
 mod admit;
 mod attempt;
 mod authenticate;
+mod complaint;
 mod control;
 mod cork;
 mod count;
@@ -234,7 +235,7 @@ impl ProxyHttp for Edge {
         end: bool,
         exchange: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        relay::complaint(exchange, body, end)?;
+        complaint::read(exchange, body, end)?;
         if end && session.response_written().is_none() {
             relay::nothing(exchange, body)?;
         }

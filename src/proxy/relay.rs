@@ -1,5 +1,6 @@
 //! The answer goes past: chunks leave as they come, a copy of them is metered.
 
+use super::complaint;
 use super::exchange::{BodyFields, Exchange, Failure, Relay};
 use super::reply::{identity, value};
 use super::settle;
@@ -48,9 +49,6 @@ const TARGET: HeaderName = HeaderName::from_static("x-tollbar-target");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-tollbar-attempts");
 const CLAMPED: HeaderName = HeaderName::from_static("x-tollbar-clamped");
 const MOST_OUTPUT: HeaderName = HeaderName::from_static("x-tollbar-max-output-tokens");
-
-/// The most that is read of a 429's body.
-const MAX_COMPLAINT: usize = 64 * 1024;
 
 /// The most of a stream that waits for its first event, in bytes.
 const MAX_EARLY: usize = 64 * 1024;
@@ -124,6 +122,7 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
     }
     let events = content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");
+    let doubtful = json && complaint::may_be_the_key(status, &attempt.candidate.target);
     let packing = packing(&header.headers);
     let packed = packing != Packing::None;
     // Sound and what was heard in it look like anything.
@@ -160,7 +159,8 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         upstream_id,
         report: None,
     });
-    if json && !stream && metered && header.status.is_success() && packing != Packing::Unknown {
+    let readable = metered && header.status.is_success() && packing != Packing::Unknown;
+    if doubtful || (json && !stream && readable) {
         call.control.hold_answer();
     } else if waits && header.status.is_success() {
         // Another target may still give the answer.
@@ -211,7 +211,7 @@ fn content_type_is(headers: &HeaderMap, wanted: &str) -> bool {
 /// # Errors
 /// Only when a header can't be written, which is a bug.
 pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()> {
-    if header.status.is_informational() || is_swallowed(exchange) {
+    if header.status.is_informational() || complaint::is_swallowed(exchange) {
         return Ok(());
     }
     let empty = ResponseHeader::build_no_case(header.status, None)?;
@@ -261,33 +261,6 @@ fn insert_own(exchange: &Exchange, headers: &mut HeaderMap) -> Result<()> {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
     Ok(())
-}
-
-/// Whether the running attempt's answer is read for what it says about coming back, and no more.
-fn is_swallowed(exchange: &Exchange) -> bool {
-    let attempt = exchange.call.as_ref().and_then(|call| call.current.as_ref());
-    attempt.is_some_and(|attempt| attempt.failure.is_some())
-}
-
-/// A piece of the body of a 429.
-///
-/// # Errors
-/// Always at its end: the answer goes nowhere, the next attempt may begin.
-pub fn complaint(exchange: &mut Exchange, body: &Option<Bytes>, end: bool) -> Result<()> {
-    let attempt = exchange.call.as_mut().and_then(|call| call.current.as_mut());
-    let Some(attempt) = attempt.filter(|attempt| attempt.failure.is_some()) else {
-        return Ok(());
-    };
-    if let Some(chunk) = body {
-        attempt.complaint.extend_from_slice(chunk);
-    }
-    if !end && attempt.complaint.len() <= MAX_COMPLAINT {
-        return Ok(());
-    }
-    if let Some(Failure::Status(_, after)) = attempt.failure.as_mut() {
-        *after = after.or_else(|| cooldown::from_body(&attempt.complaint));
-    }
-    Err(Error::new_up(ErrorType::HTTPStatus(429)))
 }
 
 /// The last piece of an answer whose header has not gone to the client.

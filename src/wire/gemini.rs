@@ -5,7 +5,7 @@ use crate::units::Usage;
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
-use super::look::{elements, is_something, member, owned, text};
+use super::look::{elements, is_something, member, owned, says, text};
 use super::openai;
 use super::seen::{Failure, Seen, Verdict};
 use super::sse::Event;
@@ -264,4 +264,22 @@ pub fn error(raw: &[u8]) -> Failure {
     let failure = openai::error(raw);
     let status = member(raw, "status").and_then(owned);
     Failure { kind: status.or(failure.kind), ..failure }
+}
+
+/// Whether an error says that the key is none: Google has a 400 for that, and this reason in it.
+pub fn refuses_key(body: &[u8]) -> bool {
+    let mut refused = false;
+    let mut look = |one: &[u8]| {
+        let details = member(one, "error").and_then(|error| member(error, "details"));
+        elements(details.unwrap_or_default(), |detail| {
+            let reason = member(detail, "reason");
+            refused |= reason.is_some_and(|reason| says(reason, "API_KEY_INVALID"));
+        });
+    };
+    // A stream without events is an array, and so are errors behind OpenAI's API.
+    match body.trim_ascii_start().first() {
+        Some(b'[') => elements(body, look),
+        _ => look(body),
+    }
+    refused
 }

@@ -370,3 +370,60 @@ async fn a_canary_has_its_share_and_takes_itself_out() {
     let asked = models_asked(&provider);
     assert!(asked.iter().all(|model| model == "sim-a"), "{asked:?}");
 }
+
+/// Google has no 401 for a key that is none: it is a 400 with a reason, and any other 400 is the
+/// client's own.
+#[tokio::test]
+async fn googles_word_for_a_bad_key_is_not_the_clients_error() {
+    let dir = format!("{}/tests/fixtures/wire", env!("CARGO_MANIFEST_DIR"));
+    let refusal = std::fs::read_to_string(format!("{dir}/gemini.error_400_bad_key.json")).unwrap();
+    let provider = provider();
+    let base = provider.base();
+    let target = |p: &str| {
+        format!(
+            "targets: [ {{ provider: {p}, model: sim-{p}, price: {{ input: 1, output: 1 }} }} ]"
+        )
+    };
+    let config = format!(
+        "{}providers:\n  g: {{ dialect: gemini, base_url: \"{base}\" }}\n  \
+           h: {{ dialect: gemini, base_url: \"{base}\" }}\nmodels:\n  \
+           m: {{ {}, fallbacks: [n] }}\n  n: {{ {} }}\n",
+        head(),
+        target("g"),
+        target("h"),
+    );
+    let bad = |body: &str| Script { body: Some(body.to_owned()), ..Script::status(400) };
+    for path in ["generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"] {
+        let server = Server::start(&config);
+        let url = server.url(&format!("/v1beta/models/m:{path}"));
+        let http = client();
+        let ask = || post(&http, url.clone(), "{\"contents\":[]}");
+        // In pieces, and of a stream without events in an array.
+        let own =
+            r#"{"error":{"code":400,"message":"API_KEY_INVALID","status":"INVALID_ARGUMENT"}}"#;
+        provider.set_default("sim-g", Script { split: Some(9), ..bad(own) });
+        let answer = ask().await;
+        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (400, own.to_owned()));
+        assert_eq!(server.metric("tollbar_provider_auth_failures_total").await, 0.0);
+
+        let said = if path.ends_with("Content") { format!("[{refusal}]") } else { refusal.clone() };
+        provider.set_default("sim-g", Script { split: Some(9), ..bad(&said) });
+        let answer = ask().await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-tollbar-model"]),
+            (200, &"n".parse().unwrap())
+        );
+        assert_eq!(
+            server.metric("tollbar_provider_auth_failures_total{provider=\"g\"}").await,
+            1.0
+        );
+        provider.set_default("sim-h", bad(&said));
+        provider.clear();
+        let answer = ask().await;
+        assert_eq!(answer.status(), 502);
+        let body: Value = answer.json().await.unwrap();
+        assert!(body["error"]["message"].as_str().unwrap().contains("credential"), "{body}");
+        assert_eq!(provider.requests().len(), 1, "the breaker of the first is open");
+        provider.reset_scripts();
+    }
+}
