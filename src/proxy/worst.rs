@@ -379,7 +379,9 @@ pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
 /// Text as it is looked at; pictures by their dialect's bound; other data by its bytes.
 fn contents(call: &Call, target: &Target, look: Look) -> u64 {
     let Some(found) = text_len::contents(&call.body) else {
-        return call.body.len() as u64;
+        // Nobody knows how many pictures there are: no more than bytes.
+        let each = if marks(call).picture { MOST_PICTURE } else { 1 };
+        return (call.body.len() as u64).saturating_mul(each);
     };
     let Contents { text, pictures, data, .. } = found;
     let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);

@@ -13,6 +13,7 @@ fn config(provider: &Provider) -> String {
     format!(
         "{}providers:\n  openai: {{ dialect: openai, base_url: \"{base}/v1\" }}\n\
          models:\n  \
+         reader: {{ targets: [ {{ provider: openai, model: r, price: {{ input: 1, output: 0 }} }} ] }}\n  \
          whisper: {{ context_window: 2000, targets: [ {{ provider: openai, model: w, {PRICE} }} ] }}\n  \
          endless: {{ targets: [ {{ provider: openai, model: e, {PRICE} }} ] }}\n  \
          gpt: {{ context_window: 1000, targets: [ {{ provider: openai, model: g, {PRICE} }} ] }}\n  \
@@ -174,5 +175,28 @@ async fn a_text_is_not_counted_for_a_budget_that_no_count_would_fit() {
         used("near").await;
         let (near, poor) = (used("near").await, used("poor").await);
         assert!(poor < near / 2.0, "{poor} s beside {near} s");
+    }
+}
+
+/// A dollar a million tokens in; a picture is 48,169 at most.
+#[tokio::test]
+async fn a_picture_is_held_in_whatever_body_it_comes() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let picture = r#"{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}"#;
+    let (open, close) = ("[".repeat(200), "]".repeat(200));
+    for beside in [
+        String::from(r#""metadata":{"user_id":"a"}"#),
+        String::from(r#""metadata":{"user_id":"a","user_id":"a"}"#),
+        String::from(r#""top_p":1e999"#),
+        String::from(r#""user":"\ud800""#),
+        format!(r#""metadata":{open}{close}"#),
+    ] {
+        let body = format!(
+            r#"{{"model":"reader","messages":[{{"role":"user","content":[{picture},{picture}]}}],{beside}}}"#
+        );
+        let request = client().post(server.url("/v1/chat/completions")).body(body);
+        let (nano, _) = held(&server, &provider, request).await.unwrap();
+        assert!(nano >= 2 * 48_169 * 1_000, "{nano}: {beside}");
     }
 }
