@@ -46,7 +46,7 @@ enum Within {
     Request,
     /// The messages.
     Content,
-    /// A picture: its data is not text.
+    /// What a picture is made of: its data is not text.
     Picture,
     /// What a model or a tool wrote: text to its reader, whatever it looks like.
     Written,
@@ -65,6 +65,10 @@ const SAID: [&str; 10] = [
     "system_instruction",
     "instructions",
 ];
+
+/// Members that hold a picture's address or its data, or lead to it. Whatever else stands beside a
+/// picture counts as it would without it.
+const PICTURED: [&str; 5] = ["image_url", "image", "source", "url", "data"];
 
 /// Members that hold what a model or a tool wrote, or the shape of it.
 pub const WRITTEN: [&str; 17] = [
@@ -111,6 +115,8 @@ pub fn walk(body: &[u8], mut see: impl FnMut(Shown)) -> Option<Contents> {
             Value::Array(items) => {
                 // A template may show whatever it is given.
                 found.data += items.iter().map(literal).sum::<u64>();
+                // A picture has one address.
+                let within = if within == Within::Picture { Within::Content } else { within };
                 left.extend(items.iter().map(|item| (item, within)));
             }
             Value::Object(object) => {
@@ -124,21 +130,17 @@ pub fn walk(body: &[u8], mut see: impl FnMut(Shown)) -> Option<Contents> {
                 }
                 let used = is_tool_use(object);
                 left.extend(object.iter().map(|(name, member)| {
-                    let written = WRITTEN.contains(&name.as_str()) || (used && name == "input");
-                    // Nothing that is said is a picture, whatever stands beside it.
-                    let said = matches!(
-                        name.as_str(),
-                        "content" | "text" | "input" | "output" | "arguments"
-                    );
-                    match within {
-                        Within::Content if shows && !said => (member, Within::Picture),
-                        Within::Picture if said => (member, Within::Content),
-                        Within::Request | Within::Content if written => (member, Within::Written),
-                        Within::Request if SAID.contains(&name.as_str()) => {
-                            (member, Within::Content)
+                    let name = name.as_str();
+                    let pictured = (shows || within == Within::Picture) && PICTURED.contains(&name);
+                    let within = match within {
+                        _ if pictured => Within::Picture,
+                        _ if WRITTEN.contains(&name) || (used && name == "input") => {
+                            Within::Written
                         }
-                        within => (member, within),
-                    }
+                        Within::Request if !SAID.contains(&name) => Within::Request,
+                        _ => Within::Content,
+                    };
+                    (member, within)
                 }));
             }
             // Numbers are counted as they are written: a token each, where they are token numbers.
@@ -284,6 +286,26 @@ mod tests {
         let body = json!({"messages": [{"role": "user", "type": "image", "content": long}]});
         let found = contents(body.to_string().as_bytes()).unwrap();
         assert_eq!((found.pictures, found.data), (1, 9_000));
+    }
+
+    /// A picture stands for its own data only.
+    #[test]
+    fn what_stands_beside_a_picture_is_not_free() {
+        let (prose, sound) = (format!("data: {}", "word ".repeat(1_000)), "A".repeat(5_000));
+        for part in [
+            json!({"image": 0, "refusal": prose}),
+            json!({"image": 0, "reasoning_content": prose, "content": "Hi"}),
+            json!({"type": "image", "source": {"url": "https://a"}, "tool_calls": [{"id": prose}]}),
+            json!({"image": 0, "input_audio": {"data": sound, "format": "mp3"}}),
+            json!({"image": 0, "inlineData": {"mimeType": "audio/flac", "data": sound}}),
+            json!({"image_url": [prose]}),
+            json!({"image": 0, "args": {"data": prose}}),
+        ] {
+            let body = json!({"messages": [part]}).to_string();
+            let found = contents(body.as_bytes()).unwrap();
+            assert_eq!(found.pictures, 1, "{body:.80}");
+            assert!(found.text + found.data >= 5_000, "{found:?}: {body:.80}");
+        }
     }
 
     #[test]
