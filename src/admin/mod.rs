@@ -298,7 +298,11 @@ async fn json_body(
             }
             Ok(Some(piece)) => body.extend_from_slice(&piece),
             Ok(None) => break,
-            Err(_) => return Err(refusal(400, "invalid_request", "the body broke off")),
+            Err(_) => {
+                // Where the next request begins nobody knows.
+                session.set_keepalive(None);
+                return Err(refusal(400, "invalid_request", "the body broke off"));
+            }
         }
     }
     if body.iter().all(u8::is_ascii_whitespace) {

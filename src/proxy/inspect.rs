@@ -101,6 +101,8 @@ pub async fn receive(
         let chunk = match timeout_at(until, session.read_request_body()).await {
             Err(_) => return Err(stalled(server.idle_timeout)),
             Ok(Err(error)) => {
+                // Where the next request begins nobody knows.
+                session.set_keepalive(None);
                 return Err(Reject::new(
                     Reason::InvalidRequest,
                     format!(

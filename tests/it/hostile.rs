@@ -102,6 +102,29 @@ async fn bodies_whose_length_is_a_matter_of_opinion() {
     unharmed(&provider, &server).await;
 }
 
+/// Where a body breaks nobody knows where the next request begins: on a connection that a front proxy
+/// shares among its clients, somebody would get another's answer.
+#[tokio::test]
+async fn a_connection_ends_with_a_body_that_breaks() {
+    let (provider, server) = start();
+    for chunks in ["zz\r\n", "-5\r\n", "3\r\nabcXX"] {
+        let admin = format!(
+            "POST /keys HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"
+        );
+        let data = with("transfer-encoding: chunked\r\n", chunks);
+        for (to, bytes) in [(server.data[0], data), (server.admin, admin.into_bytes())] {
+            let mut raw = Raw::connect(to).await;
+            raw.send(&bytes).await;
+            let (status, head, _) = raw.answer().await.unwrap();
+            assert_eq!(status, 400, "{chunks}: {head}");
+            assert!(head.contains("connection: close"), "{chunks}: {head}");
+            raw.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            assert!(raw.rest().await.is_empty(), "{chunks}: the next request was served");
+        }
+    }
+    unharmed(&provider, &server).await;
+}
+
 #[tokio::test]
 async fn headers_that_are_none() {
     let (provider, server) = start();
