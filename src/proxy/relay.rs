@@ -139,8 +139,8 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         Packing::Known(coding) if metered => meter.packed(coding),
         _ => meter,
     };
-    if events && hide && !packed {
-        // A chunk may be taken out: the length is not known any more.
+    if events && !packed {
+        // A chunk may be taken out, or an error put behind: the length is not known any more.
         header.remove_header(&header::CONTENT_LENGTH);
     }
     let text = |name: &HeaderName| header.headers.get(name).and_then(|value| value.to_str().ok());

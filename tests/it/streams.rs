@@ -1,5 +1,6 @@
 //! Streams: every chunk at once, every byte the provider's, every end told as it was.
 
+use crate::raw::canned;
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -258,6 +259,33 @@ async fn a_broken_stream_ends_with_an_error_event() {
                     assert!(!text.contains(invented), "{protocol}: {text}");
                 }
                 assert_eq!(provider.requests().len(), 1, "no other attempt after the first byte");
+            }
+        }
+    }
+}
+
+/// A length that the answer came with has no room for the error event.
+#[tokio::test]
+async fn a_broken_stream_with_a_length_ends_with_an_error_event_too() {
+    let provider = provider();
+    let begun = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+    for missing in [0, 100] {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{begun}",
+            begun.len() + missing
+        );
+        let base = canned(answer.into_bytes(), true).await;
+        let server = Server::start(&config(&provider, "").replace(&provider.base(), &base));
+        for protocol in ["openai_chat", "openai_responses", "anthropic", "gemini"] {
+            for http in [client(), h2_client()] {
+                let (path, body) = ask(protocol);
+                let answer = post(&http, server.url(path), body.to_string()).await;
+                assert_eq!(answer.status(), 200);
+                let text =
+                    answer.text().await.unwrap_or_else(|e| panic!("{protocol} {missing}: {e}"));
+                let last = events(&text).pop().unwrap_or_default();
+                let told = last["error"]["message"].as_str();
+                assert!(told.is_some_and(|m| m.contains("incomplete")), "{protocol}: {text}");
             }
         }
     }
