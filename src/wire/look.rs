@@ -86,8 +86,14 @@ pub fn text_len(raw: &[u8]) -> u64 {
     text(raw).map_or(0, |text| text.len() as u64)
 }
 
-/// A small value, parsed.
+/// The longest value that is parsed, in bytes: parsed it may take a hundred times as much.
+const SMALL: usize = 64 * 1024;
+
+/// A small value, parsed; null for what is none.
 pub fn parse(raw: &[u8]) -> Value {
+    if raw.len() > SMALL {
+        return Value::Null;
+    }
     serde_json::from_slice(raw).unwrap_or(Value::Null)
 }
 

@@ -69,7 +69,8 @@ pub fn answer(seen: &mut Seen, tap: &Tap) {
     }
 }
 
-/// An error's value: an object in one of many shapes, or a bare string.
+/// An error's value: an object in one of many shapes, or a bare string. Of one that can't be parsed,
+/// or is too long for that, the message is how it begins.
 pub fn error(raw: &[u8]) -> Failure {
     let value = parse(raw);
     let word = |value: Option<&Value>| match value {

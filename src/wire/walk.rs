@@ -3,8 +3,6 @@
 //! Each function takes the value that comes next, whatever it is. Where the text is broken they
 //! fail: nothing that was read of a broken value may count.
 
-use serde_json::Value;
-
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
@@ -47,7 +45,7 @@ pub fn figures_at<'a>(
     members(cursor, each)?;
     let raw = cursor.taken(from);
     if cursor.was_odd() {
-        return Ok(serde_json::from_slice::<Value>(raw).is_ok());
+        return Ok(look::parse(raw).is_object());
     }
     Ok(raw.is_ascii() || std::str::from_utf8(raw).is_ok())
 }

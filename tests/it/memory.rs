@@ -115,6 +115,48 @@ async fn over_the_watermark_only_what_runs_goes_on() {
     eventually(Duration::from_secs(10), told).await;
 }
 
+/// The most that the process has had resident, in MiB.
+#[cfg(target_os = "linux")]
+fn peak(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// Parsed, a text may take a hundred times its own memory, and a provider chooses the text.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_answer_grows_in_memory() {
+    let provider = provider();
+    let server = Server::start(&with_memory(&provider, "none"));
+    until(&server, 200).await;
+    let large = format!("[{}0]", "{\"a\":1},".repeat(400_000));
+    for (status, body, stream) in [
+        (400, format!("{{\"error\":{large}}}"), false),
+        (400, format!("{{\"error\":{{\"message\":{large}}}}}"), false),
+        (200, format!("{{\"duration\":{large}}}"), false),
+        (200, format!("{{\"usage\":{{\"seconds\":{large}}}}}"), false),
+        (200, format!("{{\"usage\":{{\"cost\":{large}}}}}"), false),
+        (200, format!("{{\"usage\":{{\"x\":{large},\"y\":\"\\u0061\"}}}}"), false),
+        (200, format!("data: {{\"error\":{large}}}\n\n"), true),
+        (200, format!("data: {{\"object\":\"error\",\"x\":{large}}}\n\n"), true),
+    ] {
+        let what = body.chars().take(30).collect::<String>();
+        let kind = if stream { "text/event-stream" } else { "application/json" };
+        let script =
+            Script { body: Some(body), content_type: Some(kind.into()), ..Script::status(status) };
+        provider.script("sim-gpt", vec![script]);
+        let before = peak(&server);
+        let ask = if stream { chat_stream("gpt") } else { chat("gpt") };
+        let answer = post(&client(), server.url("/v1/chat/completions"), ask.to_string()).await;
+        assert_eq!(answer.status(), status, "{what}");
+        answer.bytes().await.unwrap();
+        // The kernel's count is not exact.
+        let grown = peak(&server).saturating_sub(before);
+        assert!(grown < 64, "{what}: {grown} MiB for {} bytes", large.len());
+    }
+}
+
 /// The allocator keeps what was freed. It is asked for it, so that refusing has an end. What
 /// systemd shows is then what it was before: that a reload was refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

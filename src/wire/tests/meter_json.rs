@@ -127,6 +127,20 @@ fn failures_in_a_200() {
     }
 }
 
+/// What is too large to be parsed is an error all the same.
+#[test]
+fn an_error_of_any_size_is_one() {
+    let told = |length: usize| {
+        let body = format!(r#"{{"error":{{"type":"t","message":"{}"}}}}"#, "x".repeat(length));
+        match json(Endpoint::ChatCompletions, &body).end {
+            End::Failed { message, kind } => (message.len(), kind),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(told(60_000), (60_000, Some("t".to_owned())));
+    assert_eq!(told(70_000), (512, None));
+}
+
 #[test]
 fn a_gemini_array_counts_its_last_snapshot() {
     let report = json(
