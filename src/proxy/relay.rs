@@ -1,5 +1,6 @@
 //! The answer goes past: chunks leave as they come, a copy of them is metered.
 
+use super::authenticate::KEY_HEADERS;
 use super::complaint;
 use super::exchange::{BodyFields, Exchange, Failure, Relay};
 use super::reply::{identity, value};
@@ -26,15 +27,21 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Upstream response headers that end here: what belongs to one hop, what belongs to the
-/// provider's own site, and the names under which the gateway speaks itself.
-static NOT_RELAYED: [HeaderName; 14] = [
+/// provider's own site or to the gateway's account there, and the names under which the gateway
+/// speaks itself. So do those in which a provider may send back the key that it was sent.
+static NOT_RELAYED: [HeaderName; 19] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     HeaderName::from_static("proxy-connection"),
     header::TRAILER,
     header::UPGRADE,
+    header::VIA,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("authentication-info"),
     header::SET_COOKIE,
+    HeaderName::from_static("set-cookie2"),
     header::ALT_SVC,
     header::SERVER,
     header::STRICT_TRANSPORT_SECURITY,
@@ -225,7 +232,7 @@ pub fn client_header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Re
 
 /// Takes out what is not relayed, and what only the gateway may say.
 fn drop_upstreams(headers: &mut HeaderMap) {
-    for name in &NOT_RELAYED {
+    for name in NOT_RELAYED.iter().chain(&KEY_HEADERS) {
         headers.remove(name);
     }
     let own = |name: &&HeaderName| name.as_str().starts_with("x-tollbar-");

@@ -96,6 +96,39 @@ async fn a_crash_leaves_no_core_file() {
     assert!(unit.lines().any(|line| line == "LimitCORE=1"));
 }
 
+/// A provider that sends back what it was sent tells the client nothing.
+#[tokio::test]
+async fn credentials_in_an_answer_end_at_the_gateway() {
+    let provider = provider();
+    let server = Server::start(&crate::support::config(&provider));
+    for status in [200, 400] {
+        let names = [
+            "authorization",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "set-cookie",
+            "set-cookie2",
+            "www-authenticate",
+            "proxy-authenticate",
+            "authentication-info",
+            "proxy-authentication-info",
+            "via",
+        ];
+        let mark = |script: Script, name: &&str| script.header(name, "MARK-echo");
+        let script = names.iter().fold(Script::status(status).header("x-kept", "yes"), mark);
+        provider.script("sim-gpt", vec![script]);
+        let url = server.url("/v1/chat/completions");
+        let answer = post(&client(), url, chat("gpt").to_string()).await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-kept"]),
+            (status, &"yes".parse().unwrap())
+        );
+        let shown = answer.headers().iter().find(|(_, value)| *value == "MARK-echo");
+        assert!(shown.is_none(), "{shown:?}");
+    }
+}
+
 #[tokio::test]
 async fn no_secret_gets_out() {
     let provider = provider();
