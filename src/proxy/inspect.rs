@@ -37,7 +37,7 @@ pub struct Received {
 ///
 /// # Errors
 /// `headers_too_large`, `invalid_request`, `unsupported_content_encoding`.
-pub fn framing(session: &ServerSession) -> Result<(), Reject> {
+pub fn framing(session: &mut ServerSession) -> Result<(), Reject> {
     let headers = &session.req_header().headers;
     let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if length > MAX_HEADER {
@@ -46,18 +46,12 @@ pub fn framing(session: &ServerSession) -> Result<(), Reject> {
             format!("the request's headers have {length} bytes; at most {MAX_HEADER} are taken."),
         ));
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        // Pingora drops Content-Length when both are there: only the raw bytes still show it.
-        let raw = session.to_h1_raw();
-        let conflicting = raw.split(|byte| *byte == b'\n').any(|line| {
-            line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"))
-        });
-        if conflicting {
-            return Err(Reject::new(
-                Reason::InvalidRequest,
-                "both Content-Length and Transfer-Encoding: send one.",
-            ));
-        }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && let Err(reject) = transfer(session)
+    {
+        // Another server may see another end of it.
+        session.set_keepalive(None);
+        return Err(reject);
     }
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None => Ok(()),
@@ -67,6 +61,27 @@ pub fn framing(session: &ServerSession) -> Result<(), Reject> {
             "compressed request bodies are not understood. Send the body without Content-Encoding.",
         )),
     }
+}
+
+/// Refuses a length beside a transfer coding, and every coding but one `chunked`.
+fn transfer(session: &ServerSession) -> Result<(), Reject> {
+    let refused = |what: &str| Err(Reject::new(Reason::InvalidRequest, what));
+    // Pingora drops Content-Length when both are there: only the raw bytes still show it.
+    let raw = session.to_h1_raw();
+    let conflicting = raw.split(|byte| *byte == b'\n').any(|line| {
+        line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"))
+    });
+    if conflicting {
+        return refused("both Content-Length and Transfer-Encoding: send one.");
+    }
+    // Pingora looks at the last one only, and undoes no other.
+    let mut codings = session.req_header().headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    let chunked = first.filter(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked.is_none() || codings.next().is_some() {
+        return refused("no Transfer-Encoding is understood but `chunked`, once.");
+    }
+    Ok(())
 }
 
 /// Reads the whole body, within `server`'s bounds, which hold before the bytes are taken.

@@ -83,6 +83,16 @@ async fn bodies_whose_length_is_a_matter_of_opinion() {
             with("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", &chunked),
         ),
         ("TE not last", with("transfer-encoding: chunked, identity\r\n", &chunked)),
+        ("coded chunks", with("transfer-encoding: gzip, chunked\r\n", &chunked)),
+        (
+            "coded chunks, two lines",
+            with("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", &chunked),
+        ),
+        ("chunked chunks", with("transfer-encoding: chunked, chunked\r\n", &chunked)),
+        (
+            "chunked chunks, two lines",
+            with("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", &chunked),
+        ),
         ("bad chunk size", with("transfer-encoding: chunked\r\n", "zz\r\nhello\r\n0\r\n\r\n")),
         ("negative chunk", with("transfer-encoding: chunked\r\n", "-5\r\nhello\r\n0\r\n\r\n")),
         (
