@@ -207,17 +207,9 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             fields.prompts = fields.prompts.max(prompts(cursor)?);
             Ok(())
         }
-        "background" if cursor.peek() == Some(b't') => Err(ScanError::field(
-            cursor.at(),
-            "background",
-            "must not be true: it is billed after its answer, where nothing meters it",
-        )),
+        "background" => later(cursor, "background"),
         // xAI's.
-        "deferred" if cursor.peek() == Some(b't') => Err(ScanError::field(
-            cursor.at(),
-            "deferred",
-            "must not be true: it is billed after its answer, where nothing meters it",
-        )),
+        "deferred" => later(cursor, "deferred"),
         // OpenRouter's, and LiteLLM's: their server would choose another model, at another price.
         "models" if cursor.peek() != Some(b'n') => Err(ScanError::field(
             cursor.at(),
@@ -278,6 +270,18 @@ fn fast(cursor: &mut Cursor) -> Result<(), ScanError> {
         _ => {
             Err(ScanError::field(at, "speed", "must be standard: other speeds have no known price"))
         }
+    }
+}
+
+/// Refuses work whose answer comes later. To a lax server `1` and `"true"` are true, too.
+fn later(cursor: &mut Cursor, field: &'static str) -> Result<(), ScanError> {
+    match cursor.peek() {
+        Some(b'f' | b'n') => boolean(cursor, field).map(drop),
+        _ => Err(ScanError::field(
+            cursor.at(),
+            field,
+            "must be false or left out: it is billed after its answer, where nothing meters it",
+        )),
     }
 }
 

@@ -300,6 +300,10 @@ async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
     let server = Server::start(&config(&provider));
     for (path, model, field, value) in [
         ("/v1/responses", "gpt", "background", json!(true)),
+        // A lax server takes these for true, too.
+        ("/v1/responses", "gpt", "background", json!(1)),
+        ("/v1/responses", "gpt", "background", json!("true")),
+        ("/v1/chat/completions", "gpt", "deferred", json!("true")),
         ("/v1/chat/completions", "gpt", "deferred", json!(true)),
         ("/v1/chat/completions", "gpt", "Deferred", json!(true)),
         ("/v1/chat/completions", "gpt", "models", json!(["dearer"])),

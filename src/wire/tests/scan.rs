@@ -185,10 +185,19 @@ fn unusable_values_name_their_field() {
         (r#"{"stream_options":{"Include_Usage":false}}"#, "stream_options.include_usage"),
         (r#"{"n":-2}"#, "n"),
         (r#"{"best_of":0.5}"#, "best_of"),
+        (r#"{"background":true}"#, "background"),
+        (r#"{"background":1}"#, "background"),
+        (r#"{"background":0}"#, "background"),
+        (r#"{"background":{}}"#, "background"),
+        (r#"{"background":null,"background":"true"}"#, "background"),
+        (r#"{"deferred":"true"}"#, "deferred"),
+        (r#"{"deferred":[true]}"#, "deferred"),
     ] {
         assert_eq!(bad(body.as_bytes()).field, Some(field), "{body}");
     }
     assert_eq!(bad(br#"{"n":0.5}"#).to_string(), "`n` must be a whole number (at byte 5)");
+    ok(r#"{"background":false,"deferred":null}"#);
+    assert_eq!(bad(br#"{"background":farce}"#).field, None);
 }
 
 #[test]
