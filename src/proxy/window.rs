@@ -8,7 +8,7 @@ use super::{count, worst};
 use crate::plan::Candidate;
 use crate::reject::{Reason, Reject};
 use crate::wire::route::Endpoint;
-use crate::wire::text_len::{self, Contents};
+use crate::wire::text_len::Contents;
 use crate::wire::tokens::Vendor;
 
 /// The longest that a token of text usually is, in bytes, but for runs of one byte.
@@ -42,7 +42,7 @@ pub fn fitting(
     if (body.len() as u64).saturating_add(asked(output, &plan)) <= smallest {
         return Ok(plan);
     }
-    let Contents { text, changes, .. } = text_len::contents(body).unwrap_or_default();
+    let Contents { text, changes, .. } = worst::measure(body).unwrap_or_default();
     let largest = plan.iter().filter_map(window).max().unwrap_or(0);
     let bytes_say = changes / BYTES_PER_TOKEN;
     let with = |input: u64| input.saturating_add(asked(output, &plan));

@@ -53,6 +53,9 @@ const FILE_SEARCH: NanoUsd = NanoUsd(2_500_000);
 /// own (bash, text editor, computer, memory) up to 700 each that are in no body (its pages on them).
 const TOOLS_EXPLAINED: u64 = 3_500;
 
+/// A body that takes a millisecond or more to be read, in bytes.
+const LONG_BODY: usize = 256 * 1024;
+
 /// How closely a prompt is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -362,7 +365,7 @@ pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
     if body.len() as u64 <= tokens && !marks.picture {
         return false;
     }
-    let Some(Contents { text, pictures, data, .. }) = text_len::contents(body) else {
+    let Some(Contents { text, pictures, data, .. }) = measure(body) else {
         return true;
     };
     let beside = pictures.saturating_mul(MOST_PICTURE).saturating_add(data);
@@ -376,9 +379,17 @@ pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
         .is_none_or(|bounds| bounds.most.min(text).saturating_add(beside) > tokens)
 }
 
+/// What a body holds. Other requests don't wait while a long one is read.
+pub fn measure(body: &[u8]) -> Option<Contents> {
+    match body.len() < LONG_BODY {
+        true => text_len::contents(body),
+        false => tokio::task::block_in_place(|| text_len::contents(body)),
+    }
+}
+
 /// Text as it is looked at; pictures by their dialect's bound; other data by its bytes.
 fn contents(call: &Call, target: &Target, look: Look) -> u64 {
-    let Some(found) = text_len::contents(&call.body) else {
+    let Some(found) = measure(&call.body) else {
         // Nobody knows how many pictures there are: no more than bytes.
         let each = if marks(call).picture { MOST_PICTURE } else { 1 };
         return (call.body.len() as u64).saturating_mul(each);

@@ -48,6 +48,29 @@ async fn memory_comes_in_small_pages() {
     assert!(huge <= 4096, "{huge} KiB, more than before the start");
 }
 
+/// A tree of it would take a hundred times as much, before any limit is asked.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_body_is_counted_without_a_tree_of_it() {
+    let provider = provider();
+    let budget = "budgets: [ { usd: 0.000001, per: total } ]";
+    let model = "models: { gpt: { context_window: 100000000, max_output_tokens: 1, targets: [ { provider: p, model: m, price: { input: 1, output: 1 } } ] } }";
+    let config = format!(
+        "{}providers: {{ p: {{ dialect: openai, base_url: \"{}/v1\" }} }}\n{model}\n",
+        head().replace("unlimited: true", budget),
+        provider.base()
+    );
+    let server = Server::start(&config);
+    let body =
+        format!(r#"{{"model":"gpt","messages":[],"x":[{}0]}}"#, r#"{"":0},"#.repeat(1 << 20));
+    let answer = post(&client(), server.url("/v1/chat/completions"), body).await;
+    assert_eq!(answer.status(), 429);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most: u64 = most.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    assert!(most < 300 * 1024, "{most} KiB for a body of 7 MiB");
+}
+
 #[tokio::test]
 async fn over_the_watermark_only_what_runs_goes_on() {
     let provider = provider();

@@ -17,5 +17,6 @@ mod scan_any;
 mod splice;
 mod sse;
 mod tap;
+mod text_len;
 
 pub use fixtures::random;
