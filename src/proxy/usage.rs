@@ -27,19 +27,7 @@ const BYTES_PER_PCM_TOKEN: u64 = 48_000 * 60 / 1_250;
 /// is booked as an estimate.
 pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
     let sent = attempt.hold.as_ref().is_none_or(Pledge::is_sent) && !attempt.refused;
-    let may_have_run = sent
-        && matches!(
-            record.failure,
-            Some(
-                Failure::Broken(_)
-                    | Failure::Timeout
-                    | Failure::FirstToken
-                    | Failure::Deadline
-                    | Failure::ClientGone
-                    | Failure::Cut
-                    | Failure::Stale
-            )
-        );
+    let may_have_run = sent && record.failure.as_ref().is_some_and(may_have_run);
     // Without an endpoint it is nothing that can be metered.
     let billed = exchange.endpoint.is_some_and(Endpoint::is_billed);
     if may_have_run && billed && record.status.is_none() {
@@ -56,6 +44,11 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
         let cost = price.cost_of(&record.usage, units, Service::Standard).min(MAX_COST);
         record.cost = guessed(attempt, cost);
     }
+}
+
+/// Whether a provider that was sent an attempt may have worked on it, whoever it was that failed.
+fn may_have_run(failure: &Failure) -> bool {
+    !matches!(failure, Failure::Connect(_) | Failure::Status(..))
 }
 
 /// What an answer has cost.
@@ -269,5 +262,28 @@ fn service(told: Option<&str>) -> Service {
         Some("flex") => Service::Flex,
         Some("priority" | "fast") => Service::Priority,
         _ => Service::Standard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_may_have_run_unless_its_provider_says_no() {
+        let why = || "why".to_owned();
+        let may = [
+            Failure::Broken(why()),
+            Failure::Stale,
+            Failure::Timeout,
+            Failure::FirstToken,
+            Failure::Deadline,
+            Failure::Interrupted(why()),
+            Failure::ClientGone,
+            Failure::Cut,
+            Failure::Internal(why()),
+        ];
+        assert!(may.iter().all(may_have_run));
+        assert!(![Failure::Connect(why()), Failure::Status(429, None)].iter().any(may_have_run));
     }
 }
