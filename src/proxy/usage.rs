@@ -48,7 +48,7 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
 
 /// Whether a provider that was sent an attempt may have worked on it, whoever it was that failed.
 fn may_have_run(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Connect(_) | Failure::Status(..))
+    !matches!(failure, Failure::Connect(_) | Failure::NoSocket(_) | Failure::Status(..))
 }
 
 /// What an answer has cost.
