@@ -4,9 +4,9 @@
 //! any other. Reading the provider's model list bills nothing. Everything else is refused unless
 //! the operator has listed the path as unmetered.
 
-use crate::catalog::{Habits, Price};
+use crate::catalog::{Habits, ModelCard, Price};
 use crate::config;
-use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target};
+use crate::config::snapshot::{Model, Provider, Scope, Snapshot, Target, TierDef};
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
 use crate::scope::Limits;
@@ -17,6 +17,9 @@ use http::Method;
 use pingora_http::RequestHeader;
 use std::cmp::Reverse;
 use std::sync::Arc;
+
+/// The longest id of a model that only a client names, in bytes. Vendors' own have at most half of it.
+const MOST_ID: usize = 256;
 
 /// Where a passed-through request goes.
 pub struct Via {
@@ -173,7 +176,7 @@ struct Bounds {
 /// is its model's, whose limits and budgets it is charged to.
 ///
 /// # Errors
-/// `model_not_allowed`, `unpriced_model`.
+/// `model_not_allowed`, `invalid_request` for what is no id, `unpriced_model`.
 pub fn model(
     snapshot: &Snapshot,
     caller: &Caller,
@@ -208,16 +211,7 @@ pub fn model(
     let (name, scope, target) = match dearest {
         Some((model, target)) => (model.name.clone(), model.scope.clone(), target.clone()),
         None => {
-            let target = from_catalogue(snapshot, provider, id).ok_or_else(|| {
-                Reject::new(
-                    Reason::UnpricedModel,
-                    format!(
-                        "`{}` has no known price. The operator can give it one: prices.file.",
-                        shown(&format!("{}/{id}", provider.name))
-                    ),
-                )
-                .param("model")
-            })?;
+            let target = from_catalogue(snapshot, provider, id)?;
             bounds.window = target.card.as_ref().and_then(|card| card.context_window);
             (target.id.clone(), Scope::default(), target)
         }
@@ -236,17 +230,46 @@ pub fn nothing(provider: &Provider) -> Arc<Model> {
     made_up(format!("{}/-", provider.name), Scope::default(), Arc::new(target), Bounds::default())
 }
 
-fn from_catalogue(snapshot: &Snapshot, provider: &Provider, id: &str) -> Option<Arc<Target>> {
-    let card = config::card(&snapshot.catalog, provider, id)?;
-    let blended = card.price.blended();
-    let place = snapshot
-        .tiers
-        .iter()
-        .position(|tier| tier.max_blended.is_none_or(|most| blended <= most))?;
-    let tier = Tier(u8::try_from(place).ok()?);
-    let mut target = target_of(provider, id, card.price.clone(), tier);
+/// What the catalogue has under that id.
+fn from_catalogue(
+    snapshot: &Snapshot,
+    provider: &Provider,
+    id: &str,
+) -> Result<Arc<Target>, Reject> {
+    if id.len() > MOST_ID || id.contains(char::is_control) {
+        let message = format!(
+            "`model` is not a model's id: those have at most {MOST_ID} bytes and no control characters."
+        );
+        return Err(Reject::new(Reason::InvalidRequest, message).param("model"));
+    }
+    let found = config::card(&snapshot.catalog, provider, id);
+    let priced = found.and_then(|card| Some((tier(snapshot, &card)?, card)));
+    let (tier, card) = priced.ok_or_else(|| unpriced(provider, id))?;
+    let mut target = target_of(provider, booked(&card, id), card.price.clone(), tier);
     target.card = Some(card);
-    Some(Arc::new(target))
+    Ok(Arc::new(target))
+}
+
+/// The tier that a catalogue's model would have.
+fn tier(snapshot: &Snapshot, card: &ModelCard) -> Option<Tier> {
+    let blended = card.price.blended();
+    let fits = |tier: &TierDef| tier.max_blended.is_none_or(|most| blended <= most);
+    let place = snapshot.tiers.iter().position(fits)?;
+    Some(Tier(u8::try_from(place).ok()?))
+}
+
+/// The id for labels, headers and books. What comes behind a fine-tune's base is anybody's: it makes
+/// no name here.
+fn booked<'a>(card: &'a ModelCard, id: &'a str) -> &'a str {
+    // A region that comes before it is the provider's.
+    if card.id.ends_with(id) { id } else { &card.id }
+}
+
+fn unpriced(provider: &Provider, id: &str) -> Reject {
+    let name = shown(&format!("{}/{id}", provider.name));
+    let message =
+        format!("`{name}` has no known price. The operator can give it one: prices.file.");
+    Reject::new(Reason::UnpricedModel, message).param("model")
 }
 
 fn target_of(provider: &Provider, id: &str, price: Price, tier: Tier) -> Target {
@@ -291,4 +314,25 @@ fn not_allowed(caller: &Caller, name: &str) -> Reject {
 
 fn shown(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::catalog::Catalog;
+
+    #[test]
+    fn names_are_the_catalogues_and_not_a_clients() {
+        let claude = "anthropic.claude-sonnet-4-5-20250929-v1:0";
+        for (provider, id, expected) in [
+            ("openai", "gpt-4o-mini", "gpt-4o-mini"),
+            ("openai", "ft:gpt-4o-mini-2024-07-18", "ft:gpt-4o-mini-2024-07-18"),
+            ("openai", "ft:gpt-4o-mini-2024-07-18:a::b", "ft:gpt-4o-mini-2024-07-18"),
+            ("bedrock@us-gov-east-1", claude, claude),
+        ] {
+            let card = Catalog::builtin().find(provider, id).unwrap();
+            assert_eq!(booked(&card, id), expected, "{provider}");
+        }
+    }
 }

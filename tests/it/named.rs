@@ -5,6 +5,8 @@ use crate::support::*;
 use serde_json::{Value, json};
 use tollbar_loadtest::provider::Provider;
 
+const TUNED: &str = "ft:gpt-4o-mini-2024-07-18";
+
 /// The vendor `openai`, and `own` that the catalogue doesn't know, both at this provider.
 fn config(provider: &Provider, keys: &str, models: &str) -> String {
     let base = provider.base();
@@ -108,4 +110,52 @@ async fn a_prefix_is_no_other_model() {
         assert_eq!(row["model"], "whole", "{row}");
         assert_eq!(sent_model(&provider), written);
     }
+}
+
+/// What comes behind a fine-tune's base is the client's: no name is made of it.
+#[tokio::test]
+async fn fine_tunes_are_booked_under_their_base() {
+    let provider = provider();
+    let acme = key("acme", &format!("models: [\"openai/{TUNED}:acme:*\"], unlimited: true"));
+    let models =
+        format!("  ours: {{ targets: [ {{ provider: openai, model: \"{TUNED}:ours::1\" }} ] }}\n");
+    let server = start(&provider, &acme, &models);
+    for n in 0..3 {
+        let written = format!("{TUNED}:o{n}::x");
+        let answer = ask_as(&server, KEY, "openai", &chat(&written)).await;
+        assert_eq!(answer.headers()["x-tollbar-model"], format!("openai/{TUNED}"));
+        assert_eq!(answer.headers()["x-tollbar-target"], format!("openai/{TUNED}"));
+        let row = served(&server, answer).await;
+        assert_eq!(row["model"], format!("openai/{TUNED}"));
+        assert_eq!(row["target_model"], TUNED);
+        assert!(cost(&row) > 0, "{row}");
+        assert_eq!(sent_model(&provider), written);
+    }
+    // A key's list is about the whole of it …
+    let own = format!("{TUNED}:acme::7");
+    served(&server, ask_as(&server, "acme", "openai", &chat(&own)).await).await;
+    let other = ask_as(&server, "acme", "openai", &chat(&format!("{TUNED}:other::7"))).await;
+    assert_eq!(refused(other).await.1, "model_not_allowed");
+    // … and one that is configured has the name it has there.
+    let ours = ask_as(&server, KEY, "openai", &chat(&format!("{TUNED}:ours::1"))).await;
+    assert_eq!(served(&server, ours).await["model"], "ours");
+    let metrics = client().get(server.admin_url("/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let invented: Vec<&str> =
+        metrics.lines().filter(|line| line.contains("::") && !line.contains(":ours:")).collect();
+    assert!(invented.is_empty(), "{invented:#?}");
+}
+
+#[tokio::test]
+async fn what_is_no_id_is_refused() {
+    let provider = provider();
+    let server = start(&provider, "", "");
+    let long = "x".repeat(60_000);
+    for suffix in ["\u{1b}[2J", "a\nb", "\u{85}", &long] {
+        let asked = chat(&format!("{TUNED}:{suffix}"));
+        let (status, code, message) = refused(ask_as(&server, KEY, "openai", &asked).await).await;
+        assert_eq!((status, &*code), (400, "invalid_request"), "{message}");
+        assert!(!message.contains(char::is_control) && message.len() < 1_000, "{message}");
+    }
+    assert!(provider.requests().is_empty());
 }
