@@ -113,7 +113,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(2);
 pub struct Permit {
     health: Arc<Health>,
     epoch: u64,
-    probe: bool,
+    /// When it began, if it is a probe.
+    probe: Option<Instant>,
     settled: bool,
 }
 
@@ -129,19 +130,19 @@ impl Health {
         }
         let open = |until| Err(Blocked { until, cooling: false });
         let probe = match inner.state {
-            State::Closed => false,
+            State::Closed => None,
             State::Open { until } if until > now => return open(until),
             State::Open { .. } => {
                 inner.state = State::HalfOpen { probing: Some(now) };
                 inner.epoch += 1;
-                true
+                Some(now)
             }
             State::HalfOpen { probing: Some(since) } if now < since + PROBE_EVERY => {
                 return open(since + PROBE_EVERY);
             }
             State::HalfOpen { .. } => {
                 inner.state = State::HalfOpen { probing: Some(now) };
-                true
+                Some(now)
             }
         };
         Ok(Permit { health: self.clone(), epoch: inner.epoch, probe, settled: false })
@@ -282,14 +283,14 @@ impl Permit {
     /// The answer has begun: a probe has found the target well, however long the rest takes. How
     /// it ends still counts, as that of any other attempt.
     pub fn answers(&mut self) {
-        if !self.probe {
+        if self.probe.is_none() {
             return;
         }
         let mut inner = self.health.0.lock();
         if inner.epoch == self.epoch {
             inner.state = State::Closed;
             inner.epoch += 1;
-            (self.epoch, self.probe) = (inner.epoch, false);
+            (self.epoch, self.probe) = (inner.epoch, None);
         }
     }
 
@@ -305,7 +306,7 @@ impl Permit {
             inner.ewma = Some(inner.ewma.map_or(took, |mean| (mean * 4 + took) / 5));
         }
         if inner.epoch == self.epoch {
-            if self.probe {
+            if self.probe.is_some() {
                 inner.epoch += 1;
             }
             inner.state = State::Closed;
@@ -315,11 +316,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.settled || !self.probe {
+        if self.settled || self.probe.is_none() {
             return;
         }
         let mut inner = self.health.0.lock();
-        if inner.epoch == self.epoch && matches!(inner.state, State::HalfOpen { .. }) {
+        // Another probe may have begun since.
+        if inner.epoch == self.epoch && inner.state == (State::HalfOpen { probing: self.probe }) {
             inner.state = State::HalfOpen { probing: None };
         }
     }

@@ -54,6 +54,19 @@ fn a_probe_that_is_slow_to_answer_is_not_the_only_one() {
     assert!(health.admit(t + secs(70)).is_ok());
 }
 
+/// The place that it gives back is its own: another probe has taken the one of now.
+#[test]
+fn a_slow_probe_that_is_dropped_makes_no_room_beside_the_next() {
+    let (health, t) = (health(), Instant::now());
+    health.admit(t).ok().unwrap().opened(t, &RULE);
+    let slow = health.admit(t + secs(60)).ok().unwrap();
+    let second = health.admit(t + secs(62)).ok().unwrap();
+    drop(slow);
+    assert!(health.admit(t + secs(63)).is_err(), "the second still probes");
+    drop(second);
+    assert!(health.admit(t + secs(63)).is_ok());
+}
+
 #[test]
 fn a_thousand_simultaneous_failures_open_it_once() {
     let (health, t) = (health(), Instant::now());
