@@ -62,6 +62,7 @@ pub async fn follow_keys(gateway: Arc<Gateway>) {
 pub async fn forget_idle(gateway: Arc<Gateway>) {
     again("idle limits are not forgotten", IDLE, move || {
         gateway.limiter.keep(|_, _| false, std::time::Instant::now());
+        gateway.unfinished.retain(|_, _, _| false);
     })
     .await;
 }

@@ -99,7 +99,7 @@ impl Edge {
         path_model: Option<String>,
     ) -> Result<(), Reject> {
         let snapshot = exchange.snapshot.clone();
-        let received = self.receive(session, &snapshot).await?;
+        let received = self.receive(session, &snapshot, caller).await?;
         let asked = understand(session, endpoint, path_model.as_deref(), &received.body)?;
         let model = inspect::known_model(&snapshot, caller, &asked.model)?;
         exchange.model = Some(model.clone());
@@ -135,7 +135,7 @@ impl Edge {
         let snapshot = exchange.snapshot.clone();
         let (provider, kind, via) =
             passthrough::understand(&snapshot, caller, session.req_header(), provider, path)?;
-        let received = self.receive(session, &snapshot).await?;
+        let received = self.receive(session, &snapshot, caller).await?;
         let (endpoint, metered, asked, model) = match kind {
             passthrough::Kind::Metered(endpoint, in_path) => {
                 exchange.endpoint = Some(endpoint);
@@ -161,9 +161,10 @@ impl Edge {
         &self,
         session: &mut Session,
         snapshot: &Snapshot,
+        caller: &Caller,
     ) -> Result<Received, Reject> {
         let downstream = &mut session.downstream_session;
-        inspect::receive(downstream, &snapshot.server, &self.gateway.bodies).await
+        inspect::receive(downstream, &snapshot.server, &self.gateway, caller).await
     }
 
     /// Admits the request: from here on it may be attempted.

@@ -1,22 +1,21 @@
 //! What is asked: reads the body within its bounds, finds the model in it.
 
 use super::exchange::BodyFields;
+use super::incoming::{Bounds, Incoming, TooMuch};
 use crate::config::snapshot::{Model, Server, Snapshot};
 use crate::faults;
 use crate::keys::Caller;
 use crate::reject::{Reason, Reject};
-use crate::state::{ByteBudget, ByteShare};
+use crate::scope::ScopeKind;
+use crate::state::{ByteBudget, ByteShare, Gateway};
 use crate::wire::route::Endpoint;
 use crate::wire::{multipart, scan};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header;
 use pingora_core::protocols::http::ServerSession;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
-
-/// A chunked body takes its share of the byte budget in steps of this size, before each is read.
-const STEP: u64 = 64 * 1024;
 
 /// How long a whole body may take, in idle timeouts.
 const BODY_TIMEOUTS: u32 = 5;
@@ -91,14 +90,14 @@ fn transfer(session: &ServerSession) -> Result<(), Reject> {
 pub async fn receive(
     session: &mut ServerSession,
     server: &Server,
-    budget: &Arc<ByteBudget>,
+    gateway: &Gateway,
+    caller: &Caller,
 ) -> Result<Received, Reject> {
     let declared = content_length(session)?;
-    if declared.is_some_and(|length| length > server.max_body_bytes) {
-        return Err(too_large(server));
-    }
-    let cap = server.max_buffered_bytes;
-    let mut share = budget.take(declared.unwrap_or(STEP), cap).ok_or_else(overloaded)?;
+    let key = gateway.unfinished.of(ScopeKind::Key, &caller.id, |_| ByteBudget::default());
+    let refused = |why| refused(why, server, caller);
+    let incoming = Incoming::begin(&gateway.bodies, &key, Bounds::of(server), declared);
+    let mut incoming = incoming.map_err(refused)?;
     if session.req_header().headers.contains_key(header::EXPECT) {
         // Pingora takes any header that goes out before the body is in for the end of keep-alive.
         let kept = session.get_keepalive();
@@ -108,51 +107,21 @@ pub async fn receive(
     // Pingora's own on HTTP/1 is 60 s, and its error is that of a malformed body.
     session.set_read_timeout(None);
     let deadline = Instant::now() + server.idle_timeout * BODY_TIMEOUTS;
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
-    let mut taken = declared.unwrap_or(STEP);
     loop {
         let until = deadline.min(Instant::now() + server.idle_timeout);
-        let chunk = match timeout_at(until, session.read_request_body()).await {
+        match timeout_at(until, session.read_request_body()).await {
             Err(_) => return Err(stalled(server.idle_timeout)),
             Ok(Err(error)) => {
                 // Where the next request begins nobody knows.
                 session.set_keepalive(None);
-                return Err(Reject::new(
-                    Reason::InvalidRequest,
-                    format!(
-                        "the request body ended early or is malformed ({}).",
-                        error.etype().as_str()
-                    ),
-                ));
+                return Err(broken(&error));
             }
             Ok(Ok(None)) => break,
-            Ok(Ok(Some(chunk))) => chunk,
-        };
-        let so_far = first.as_ref().map_or(rest.len(), Bytes::len) + chunk.len();
-        let so_far = so_far as u64;
-        if so_far > server.max_body_bytes {
-            return Err(too_large(server));
+            Ok(Ok(Some(piece))) => incoming.add(piece).map_err(refused)?,
         }
-        if declared.is_none() && so_far + STEP > taken {
-            let more = so_far + STEP - taken;
-            if !share.grow(more, cap) {
-                return Err(overloaded());
-            }
-            taken += more;
-        }
-        if first.is_none() && rest.is_empty() {
-            first = Some(chunk);
-            continue;
-        }
-        if let Some(first) = first.take() {
-            let room = declared.unwrap_or(0).max(so_far);
-            rest.reserve(usize::try_from(room).unwrap_or(0));
-            rest.extend_from_slice(&first);
-        }
-        rest.extend_from_slice(&chunk);
     }
-    Ok(Received { body: first.unwrap_or_else(|| rest.freeze()), share })
+    let (body, share) = incoming.end();
+    Ok(Received { body, share })
 }
 
 fn content_length(session: &ServerSession) -> Result<Option<u64>, Reject> {
@@ -165,6 +134,21 @@ fn content_length(session: &ServerSession) -> Result<Option<u64>, Reject> {
         .ok_or_else(|| Reject::new(Reason::InvalidRequest, "Content-Length is not a number."))
 }
 
+fn refused(why: TooMuch, server: &Server, caller: &Caller) -> Reject {
+    let message = match why {
+        TooMuch::Body => return too_large(server),
+        TooMuch::All => {
+            "the gateway holds as many request bytes as it may (server.max_buffered_bytes). Try again shortly."
+                .to_owned()
+        }
+        TooMuch::Key => format!(
+            "request bodies of the key `{}` that are not complete yet have as many bytes as those of one key may (half of server.max_buffered_bytes). Finish them, or try again shortly.",
+            caller.id
+        ),
+    };
+    Reject::new(Reason::Overloaded, message).retry_after(Duration::from_secs(1))
+}
+
 fn too_large(server: &Server) -> Reject {
     Reject::new(
         Reason::RequestTooLarge,
@@ -175,12 +159,10 @@ fn too_large(server: &Server) -> Reject {
     )
 }
 
-fn overloaded() -> Reject {
-    Reject::new(
-        Reason::Overloaded,
-        "the gateway holds as many request bytes as it may (server.max_buffered_bytes). Try again shortly.",
-    )
-    .retry_after(Duration::from_secs(1))
+fn broken(error: &pingora_core::Error) -> Reject {
+    let kind = error.etype().as_str();
+    let message = format!("the request body ended early or is malformed ({kind}).");
+    Reject::new(Reason::InvalidRequest, message)
 }
 
 fn stalled(idle: Duration) -> Reject {

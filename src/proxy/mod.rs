@@ -14,6 +14,7 @@ mod exhausted;
 mod failure;
 mod held;
 mod hold;
+mod incoming;
 mod inspect;
 mod models;
 mod passthrough;

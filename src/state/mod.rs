@@ -24,7 +24,7 @@ use crate::plan::health::HealthTable;
 use crate::reload::Live;
 use crate::resolve::Resolver;
 use crate::roster::Roster;
-use crate::scope::ScopeKind;
+use crate::scope::{ScopeKind, ScopeMap};
 use crate::systemd::Notifier;
 use crate::units::Name;
 use ahash::{AHashMap, AHashSet};
@@ -70,6 +70,8 @@ pub struct Gateway {
     pub alerts: Alerts,
     /// Request bodies in memory.
     pub bodies: Arc<ByteBudget>,
+    /// Those of each key that are not complete yet. Forgotten when there are none.
+    pub unfinished: ScopeMap<ByteBudget>,
     /// How much memory the process uses, and whether that is too much for new work.
     pub memory: Memory,
     /// Who started the process, and wants to know how it is.
@@ -114,6 +116,7 @@ impl Gateway {
             token_rates: Mutex::default(),
             fallbacks: FallbackRate::default(),
             bodies: Arc::default(),
+            unfinished: ScopeMap::default(),
             memory: Memory::default(),
             service,
             running: Arc::default(),

@@ -64,6 +64,77 @@ async fn five_hundred_dawdlers_are_in_nobodys_way() {
     assert_eq!(post(&h1, url, chat("gpt").to_string()).await.status(), 200);
 }
 
+const OTHER: &str = "tb-other-key";
+
+/// Settings of `server`, and a second key with these limits and models.
+fn with_other(server: &str, of_key: &str) -> String {
+    let key = format!("  - {{ id: other, hash: \"{}\", {of_key} }}\n", hash(OTHER));
+    head_with(server, &key)
+}
+
+/// Says that `length` bytes come, and sends so many of them.
+async fn unfinished(server: &Server, length: usize, sent: usize) -> Raw {
+    let mut raw = Raw::connect(server.data[0]).await;
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {OTHER}\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    assert!(raw.send(head.as_bytes()).await && raw.send(&vec![b'x'; sent]).await);
+    raw
+}
+
+/// A promise is no body: with one byte of each of eight, a key that may use hardly anything shut
+/// out everybody.
+#[tokio::test]
+async fn bodies_that_are_only_announced_shut_nobody_out() {
+    let provider = provider();
+    let limits = "models: [spare], unlimited: true, limits: { rpm: 1, parallel: 1 }";
+    let head = with_other("threads: 2", limits);
+    let models = model("gpt", "sim-gpt", "") + &model("spare", "sim-spare", "");
+    let server = Server::start(&config_of(&head, &provider, "", &models));
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(unfinished(&server, 64 << 20, 1).await);
+    }
+    buffered(&server, |bytes| bytes >= f64::from(8 << 16)).await;
+    let answer = post(&client(), server.url("/v1/chat/completions"), chat("gpt").to_string()).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+}
+
+/// Nor do those that have come almost whole: of the buffer one key's have half.
+#[tokio::test]
+async fn unfinished_bodies_of_one_key_fill_half_of_the_buffer() {
+    const SIZE: usize = 2 << 20;
+    let provider = provider();
+    let server = "threads: 2, max_body_bytes: 2MiB, max_buffered_bytes: 8MiB";
+    let head = with_other(server, "models: [gpt], unlimited: true");
+    let server = Server::start(&config_of(&head, &provider, "", &model("gpt", "sim-gpt", "")));
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        slow.push(unfinished(&server, SIZE, SIZE - 1).await);
+    }
+    buffered(&server, |bytes| bytes >= (2 * SIZE) as f64).await;
+    let mut third = unfinished(&server, SIZE, 0).await;
+    let (status, head, body) = third.answer().await.unwrap();
+    assert_eq!(status, 503);
+    assert!(head.contains("retry-after: 1"), "{head}");
+    let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(error["error"]["code"], "overloaded");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`other`") && message.contains("max_buffered_bytes"), "{message}");
+    let mut large = chat("gpt");
+    large["messages"][0]["content"] = "x".repeat(SIZE - 1000).into();
+    let answer = post(&client(), server.url("/v1/chat/completions"), large.to_string()).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    // One that is complete makes room for the next.
+    assert!(slow[0].send(b"x").await);
+    assert_eq!(slow[0].answer().await.unwrap().0, 400);
+    let mut fourth = unfinished(&server, SIZE, SIZE).await;
+    assert_eq!(fourth.answer().await.unwrap().0, 400, "it is read, and no JSON");
+    drop(slow);
+    buffered(&server, |bytes| bytes == 0.0).await;
+}
+
 async fn buffered(server: &Server, enough: impl Fn(f64) -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !enough(server.metric("tollbar_buffered_bytes").await) {
