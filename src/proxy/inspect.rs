@@ -1,5 +1,6 @@
 //! What is asked: reads the body within its bounds, finds the model in it.
 
+use super::accept;
 use super::exchange::BodyFields;
 use super::incoming::{Bounds, Incoming, TooMuch};
 use crate::config::snapshot::{Model, Server, Snapshot};
@@ -86,7 +87,8 @@ fn transfer(session: &ServerSession) -> Result<(), Reject> {
 /// Reads the whole body, within `server`'s bounds, which hold before the bytes are taken.
 ///
 /// # Errors
-/// `request_too_large`, `overloaded`, `request_timeout`, `invalid_request` (cut short).
+/// `request_too_large`, `overloaded`, `request_timeout`, `invalid_request` (cut short), `draining`
+/// (the end of the drain is not waited for).
 pub async fn receive(
     session: &mut ServerSession,
     server: &Server,
@@ -107,9 +109,16 @@ pub async fn receive(
     // Pingora's own on HTTP/1 is 60 s, and its error is that of a malformed body.
     session.set_read_timeout(None);
     let deadline = Instant::now() + server.idle_timeout * BODY_TIMEOUTS;
+    let cut = gateway.running.is_cut();
+    tokio::pin!(cut);
     loop {
         let until = deadline.min(Instant::now() + server.idle_timeout);
-        match timeout_at(until, session.read_request_body()).await {
+        let piece = tokio::select! {
+            biased;
+            piece = timeout_at(until, session.read_request_body()) => piece,
+            () = &mut cut => return Err(accept::draining()),
+        };
+        match piece {
             Err(_) => return Err(stalled(server.idle_timeout)),
             Ok(Err(error)) => {
                 // Where the next request begins nobody knows.

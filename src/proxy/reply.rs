@@ -12,6 +12,7 @@ use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// The most of an unread body that is read and thrown away, so that the client gets to see the
 /// refusal and can use the connection again.
@@ -111,7 +112,7 @@ async fn finish(
         .is_some_and(|refusal| matches!(refusal.reason, Reason::RequestTimeout));
     match stands_still {
         true => session.set_keepalive(None),
-        false => drain(session).await,
+        false => drain(session, exchange).await,
     }
     // Pingora writes what it does with the connection itself, whatever the header says.
     if header.headers.get(CONNECTION).is_some_and(|word| word == "close") {
@@ -126,7 +127,7 @@ async fn finish(
 }
 
 /// Reads what is left of a small body; a large or slow one costs the client its connection.
-async fn drain(session: &mut Session) {
+async fn drain(session: &mut Session, exchange: &Exchange) {
     if session.is_body_done() {
         return;
     }
@@ -136,9 +137,13 @@ async fn drain(session: &mut Session) {
     let waits = session.req_header().headers.contains_key("expect");
     let small = !waits && length.is_none_or(|length| length <= MAX_DRAINED);
     let drained = small
-        && tokio::time::timeout(DRAIN, read_away(&mut session.downstream_session))
-            .await
-            .unwrap_or(false);
+        && tokio::select! {
+            biased;
+            read = timeout(DRAIN, read_away(&mut session.downstream_session)) => {
+                read.unwrap_or(false)
+            }
+            () = exchange.running.is_cut() => false,
+        };
     if !drained {
         session.set_keepalive(None);
     }

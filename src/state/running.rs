@@ -34,6 +34,12 @@ impl Running {
         self.cut.subscribe()
     }
 
+    /// Returns when what still runs is ended.
+    pub async fn is_cut(&self) {
+        // Nobody else has the sender: it is there as long as this is.
+        let _ = self.cuts().wait_for(|cut| *cut).await;
+    }
+
     /// Returns when nothing runs.
     pub async fn idle(&self) {
         loop {
@@ -50,6 +56,13 @@ impl Running {
 
 /// One request being worked on.
 pub struct RunningGuard(Arc<Running>);
+
+impl RunningGuard {
+    /// Returns when it is ended, because its time is over.
+    pub async fn is_cut(&self) {
+        self.0.is_cut().await;
+    }
+}
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {

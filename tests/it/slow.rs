@@ -135,6 +135,34 @@ async fn unfinished_bodies_of_one_key_fill_half_of_the_buffer() {
     buffered(&server, |bytes| bytes == 0.0).await;
 }
 
+/// A body that doesn't come to its end before the drain does is refused, and logged as any other;
+/// so is one that is only read away.
+#[tokio::test]
+async fn a_slow_body_is_told_of_the_end() {
+    let provider = provider();
+    let head = with_other("threads: 2, drain: 1s", "models: [gpt], unlimited: true");
+    let config = config_of(&head, &provider, "", &model("gpt", "sim-gpt", ""));
+    let mut server = Server::start(&config);
+    let mut slow = unfinished(&server, 60_000, 1).await;
+    let mut stranger = Raw::connect(server.data[0]).await;
+    let request = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n{";
+    assert!(stranger.send(request.as_bytes()).await);
+    let until = Instant::now() + Duration::from_secs(10);
+    while admin(&server, "/status").await["requests_running"] != 2 {
+        assert!(Instant::now() < until, "two requests never run");
+    }
+    server.signal("TERM");
+    let (status, _, body) = slow.answer().await.expect("it is told");
+    assert_eq!(status, 503, "{}", String::from_utf8_lossy(&body));
+    let (status, ..) = stranger.answer().await.expect("so is a stranger");
+    assert_eq!(status, 401);
+    assert!(server.wait_exit(Duration::from_secs(20)).expect("it ends").success());
+    let log = server.log(2).await;
+    let mut codes: Vec<_> = log.iter().map(|line| line["code"].as_str().unwrap()).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["draining", "invalid_api_key"], "{log:?}");
+}
+
 async fn buffered(server: &Server, enough: impl Fn(f64) -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !enough(server.metric("tollbar_buffered_bytes").await) {
