@@ -76,6 +76,8 @@ pub struct Worst<'a> {
     answers: u64,
     units: NanoUsd,
     regional: bool,
+    /// How often all of that is read and written: once more where what was said is summed up first.
+    samplings: u64,
 }
 
 /// Why nothing says what an attempt can cost.
@@ -142,6 +144,7 @@ impl<'a> Worst<'a> {
             answers: answers(call),
             units,
             regional: is_regional(call, target),
+            samplings: 1 + u64::from(marks(call).beyond.compacts),
         })
     }
 
@@ -178,7 +181,9 @@ impl<'a> Worst<'a> {
         // Priority service is the dearest, and a provider may put a request there by default.
         let services = [Service::Standard, Service::Priority];
         let price = &self.target.price;
-        let worst = services.map(|service| price.worst_case(self.input, output, service));
+        let input = self.input.saturating_mul(self.samplings);
+        let output = output.saturating_mul(self.samplings);
+        let worst = services.map(|service| price.worst_case(input, output, service));
         let worst = worst.into_iter().max().unwrap_or_default().saturating_add(self.units);
         in_region(self.regional, worst)
     }

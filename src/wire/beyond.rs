@@ -112,6 +112,10 @@ const DRAWS: [&str; 2] = ["image_generation", "openrouter:image_generation"];
 const OTHERS: [&str; 4] =
     ["advisor_2", "openrouter:advisor", "openrouter:fusion", "openrouter:subagent"];
 
+/// The provider may sum up what was said before it answers: the model is run once more for that
+/// (Anthropic's `compact_20260112`, OpenAI's `compaction`).
+const COMPACTS: [&str; 2] = ["compact_2", "compaction"];
+
 /// Files whose bytes don't bound their tokens.
 const PACKED: [&str; 2] = ["application/", "data:application/"];
 
@@ -171,6 +175,8 @@ pub struct Beyond {
     pub container: Option<u64>,
     /// Files stored at the provider may be searched.
     pub files: bool,
+    /// What was said may be summed up first.
+    pub compacts: bool,
     /// What is read now was said before.
     said: bool,
 }
@@ -186,13 +192,14 @@ impl Beyond {
         loops: Loops { tools: 1, bounded: 0, uses: 0, calls: None },
         container: Some(MOST_MEMORY),
         files: true,
+        compacts: true,
         said: false,
     };
 }
 
 /// Words without one of which nothing is asked for, as they begin a string in a body.
 pub fn words() -> impl Iterator<Item = String> {
-    let begin = UNSEEN.iter().chain(&SEARCH).chain(&DRAWS).chain(&OTHERS);
+    let begin = UNSEEN.iter().chain(&SEARCH).chain(&DRAWS).chain(&OTHERS).chain(&COMPACTS);
     let begin = begin.chain(&PACKED).chain(&PACKED_ESCAPED);
     let begin =
         begin.flat_map(|word| [format!("\"{word}"), format!("\"{}", word.replace('_', ""))]);
@@ -306,6 +313,7 @@ impl Beyond {
             self.loops.tools += more.loops.tools;
             self.container = self.container.max(more.container);
             self.files |= more.files;
+            self.compacts |= more.compacts;
         }
     }
 
@@ -326,7 +334,9 @@ impl Beyond {
         let container = (starts(word, CODE) || starts(word, CONTAINER)).then_some(1);
         let others = begins(&OTHERS);
         let files = FILES.iter().any(|with| starts(word, with));
-        Beyond { unseen, search, preview, draws, others, loops, container, files, said: false }
+        let compacts = begins(&COMPACTS);
+        let said = false;
+        Beyond { unseen, search, preview, draws, others, loops, container, files, compacts, said }
     }
 }
 

@@ -11,8 +11,10 @@ const PRICE: &str = "price: { input: 0, output: 1000 }";
 fn config(provider: &Provider) -> String {
     let base = provider.base();
     format!(
-        "{}providers:\n  openai: {{ dialect: openai, base_url: \"{base}/v1\" }}\n\
+        "{}providers:\n  openai: {{ dialect: openai, base_url: \"{base}/v1\" }}\n  \
+           anthropic: {{ dialect: anthropic, base_url: \"{base}\" }}\n\
          models:\n  \
+         claude: {{ targets: [ {{ provider: anthropic, model: c, {PRICE} }} ] }}\n  \
          reader: {{ targets: [ {{ provider: openai, model: r, price: {{ input: 1, output: 0 }} }} ] }}\n  \
          whisper: {{ context_window: 2000, targets: [ {{ provider: openai, model: w, {PRICE} }} ] }}\n  \
          endless: {{ targets: [ {{ provider: openai, model: e, {PRICE} }} ] }}\n  \
@@ -199,5 +201,25 @@ async fn a_picture_is_held_in_whatever_body_it_comes() {
         let (nano, sent) = held(&server, &provider, request).await.unwrap();
         let pictures = 2 * 48_169;
         assert!((pictures..=pictures + 2 * sent).contains(&(nano / 1_000)), "{nano}: {beside}");
+    }
+}
+
+/// The summary is written by the same model, from all that was said.
+#[tokio::test]
+async fn a_summary_made_first_is_held_as_another_answer() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    for (path, model, compaction) in [
+        ("/v1/responses", "gpt", json!([{"type": "compaction", "compact_threshold": 1000}])),
+        ("/v1/messages", "claude", json!({"edits": [{"type": "compact_20260112"}]})),
+    ] {
+        let with = |context_management: Value| {
+            let body = json!({"model": model, "input": "Hi", "messages": [], "max_tokens": 10,
+                "max_output_tokens": 10, "context_management": context_management});
+            client().post(server.url(path)).json(&body)
+        };
+        let (once, _) = held(&server, &provider, with(json!(null))).await.unwrap();
+        let (twice, _) = held(&server, &provider, with(compaction)).await.unwrap();
+        assert_eq!((once, twice), (10_000_000, 20_000_000), "{path}");
     }
 }

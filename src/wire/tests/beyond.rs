@@ -280,3 +280,16 @@ proptest! {
         prop_assert_eq!(asks(marks::of(body.as_bytes()).beyond), asks(understood), "{}", body);
     }
 }
+
+/// What was summed up before is no wish to have it done again.
+#[test]
+fn a_summary_is_made_where_it_is_asked_for() {
+    let compacts = |body: Value| of(body.to_string().as_bytes()).unwrap().compacts;
+    assert!(compacts(json!({"context_management": [{"type": "compaction"}]})));
+    assert!(compacts(json!({"context_management": {"edits": [{"type": "compact_20260112"}]}})));
+    assert!(!compacts(json!({"context_management": {"edits": [{"type": "clear_tool_uses"}]}})));
+    assert!(!compacts(json!({"input": [{"type": "compaction", "encrypted_content": "A"}]})));
+    assert!(!compacts(
+        json!({"messages": [{"content": [{"type": "compaction", "content": "A"}]}]})
+    ));
+}
