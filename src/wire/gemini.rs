@@ -220,20 +220,30 @@ fn content_len(cursor: &mut Cursor) -> Result<u64, ScanError> {
     Ok(total)
 }
 
-/// How many searches a grounding tells of.
+/// How many searches a grounding tells of. Google Maps may have been asked without one that is told:
+/// that is one, at the price of Search, which is no lower.
 fn queries(cursor: &mut Cursor) -> Result<u64, ScanError> {
-    let mut count = 0;
-    walk::members(cursor, |cursor, name| {
-        if name != b"webSearchQueries" {
-            return cursor.skip();
+    let (mut count, mut maps) = (0, false);
+    walk::members(cursor, |cursor, name| match name {
+        b"webSearchQueries" => {
+            count = 0;
+            walk::elements(cursor, |cursor| {
+                count += 1;
+                cursor.skip()
+            })
         }
-        count = 0;
-        walk::elements(cursor, |cursor| {
-            count += 1;
-            cursor.skip()
-        })
+        b"groundingChunks" => {
+            maps = false;
+            walk::elements(cursor, |cursor| {
+                walk::members(cursor, |cursor, name| {
+                    maps |= name == b"maps";
+                    cursor.skip()
+                })
+            })
+        }
+        _ => cursor.skip(),
     })?;
-    Ok(count)
+    Ok(count.max(u64::from(maps)))
 }
 
 /// Reads what was kept of a JSON answer, or of an array of them.

@@ -296,3 +296,20 @@ fn sound_is_counted_for_itself() {
         assert_eq!((report.sound_bytes, report.text_bytes), (sound, 2 * text), "{endpoint:?}");
     }
 }
+
+#[test]
+fn a_map_that_was_asked_is_a_search() {
+    for (grounding, searches) in [
+        (r#""groundingChunks":[{"maps":{"uri":"u"}},{"maps":{"uri":"v"}}]"#, Some(1)),
+        (r#""webSearchQueries":["a","b"],"groundingChunks":[{"maps":{}}]"#, Some(2)),
+        (r#""groundingChunks":[{"web":{"uri":"u"}}]"#, None),
+    ] {
+        let answer = format!(r#"{{"candidates":[{{"groundingMetadata":{{{grounding}}}}}]}}"#);
+        let event = format!("data: {answer}\n\n");
+        let stream = Meter::stream(Endpoint::GeminiStream, false);
+        let report = play(stream, &[event.as_bytes()]).1;
+        assert_eq!(report.usage.web_searches, searches, "{grounding}");
+        let report = play(Meter::json(Endpoint::GeminiGenerate), &[answer.as_bytes()]).1;
+        assert_eq!(report.usage.web_searches, searches, "{grounding}");
+    }
+}

@@ -122,6 +122,7 @@ const SNIPPETS: &[&str] = &[
     "\"finishReason\":\"STOP\",",
     "\"finishReason\":\"FINISH_REASON_UNSPECIFIED\",",
     "\"groundingMetadata\":{\"webSearchQueries\":[\"a\",\"b\"]},",
+    "\"groundingMetadata\":{\"groundingChunks\":[{\"web\":{}},{\"maps\":{\"uri\":\"u\"}}]},",
     "\"promptFeedback\":{\"blockReason\":\"X\"},",
     "\"content\":{\"parts\":[{\"text\":\"x\",\"functionCall\":{\"a\": 1}}],\"parts\":[{\"text\":\"yz\"}]},",
     "\"output\":[{\"type\":\"web_search_call\"}],",

@@ -97,6 +97,11 @@ fn candidate(seen: &mut Seen, raw: &[u8]) {
             let mut queries = 0;
             let list = member(value, "webSearchQueries").unwrap_or_default();
             elements(list, |_| queries += 1);
+            let mut maps = false;
+            elements(member(value, "groundingChunks").unwrap_or_default(), |chunk| {
+                maps |= member(chunk, "maps").is_some();
+            });
+            queries = queries.max(u64::from(maps));
             if queries > 0 {
                 seen.usage.web_searches = seen.usage.web_searches.max(Some(queries));
             }
