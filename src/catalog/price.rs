@@ -32,6 +32,8 @@ pub struct Price {
     pub per_image: Option<NanoUsd>,
     /// Each second of audio, where no tokens are reported for it.
     pub per_second: Option<NanoUsd>,
+    /// Seconds of audio that a request is billed for at least.
+    pub least_seconds: u64,
     /// Each character of text to be spoken.
     pub per_character: Option<NanoUsd>,
     /// Each server-side search.
@@ -149,7 +151,10 @@ impl Price {
         };
         // Seconds and tokens are two units for the same thing: tokens where they are reported.
         let seconds = match (tokens, self.per_second) {
-            (0, Some(price)) => u128::from(usage.duration_ms.unwrap_or(0)) * u128::from(price.0),
+            (0, Some(price)) => {
+                let least = |told: u64| told.max(self.least_seconds * 1_000);
+                u128::from(usage.duration_ms.map_or(0, least)) * u128::from(price.0)
+            }
             _ => 0,
         };
         let searches = usage.web_searches.unwrap_or(0);
@@ -187,7 +192,7 @@ impl Price {
         };
         each(images, self.per_image)
             .saturating_add(each(bytes, self.per_character))
-            .saturating_add(each(most_seconds(bytes), self.per_second))
+            .saturating_add(each(most_seconds(bytes).max(self.least_seconds), self.per_second))
             .saturating_add(each(searches, self.per_search))
             .saturating_add(each(searches.min(1), self.per_searched_request))
     }

@@ -94,6 +94,10 @@ const GOOGLE_SEARCH: NanoUsd = NanoUsd(14_000_000);
 /// (<https://ai.google.dev/gemini-api/docs/pricing>). Both have some for nothing first.
 const GOOGLE_SEARCHED: NanoUsd = NanoUsd(35_000_000);
 
+/// Seconds of sound that Groq bills a request for at least
+/// (<https://console.groq.com/docs/speech-to-text>).
+const GROQ_LEAST: u64 = 10;
+
 /// The price of each search, and of each request that searches.
 fn searches(row: &Row<'_>) -> (Option<NanoUsd>, Option<NanoUsd>) {
     let id = row.id.rsplit('/').next().unwrap_or_default();
@@ -148,6 +152,7 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         per_request: each(&row.unit, "request")?,
         per_image: each(&row.unit, "image")?,
         per_second: each(&row.unit, "second")?,
+        least_seconds: if row.p == "groq" { GROQ_LEAST } else { 0 },
         per_character: each(&row.unit, "character")?,
         per_search,
         per_preview_search: preview_searches(row),

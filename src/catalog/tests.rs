@@ -88,6 +88,17 @@ fn gemini_long_prompts() {
 }
 
 #[test]
+fn groq_bills_ten_seconds_at_least() {
+    let groq = price("groq", "whisper-large-v3");
+    let of = |ms| groq.cost(&Usage { duration_ms: Some(ms), ..Usage::default() }).0;
+    assert_eq!([of(2_000), of(10_000), of(20_000)], [308_300, 308_300, 616_600]);
+    assert_eq!(groq.units_worst(1, 100, 0), NanoUsd(308_300));
+    assert_eq!(groq.cost(&Usage::default()), NanoUsd(0));
+    let told = Usage { duration_ms: Some(2_000), ..Usage::default() };
+    assert_eq!(price("openai", "whisper-1").cost(&told), NanoUsd(200_000));
+}
+
+#[test]
 fn audio_reasoning_seconds_characters_and_searches() {
     let price = Price {
         input: 1_000_000,

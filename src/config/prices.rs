@@ -135,6 +135,7 @@ fn price(
         per_request: map.per_request,
         per_image: map.per_image,
         per_second: map.per_second,
+        least_seconds: 0,
         per_character: map.per_character,
         per_search: map.per_search,
         per_preview_search: None,
