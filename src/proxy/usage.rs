@@ -69,8 +69,11 @@ pub fn charged(
     let cost = |usage: &Usage| {
         let files = worst::file_searches(usage.file_searches.unwrap_or(0), target);
         let cost = price.cost_of(usage, units, service);
-        let cost = cost.saturating_add(container).saturating_add(files);
-        worst::in_region(regional, cost).min(MAX_COST)
+        // A region makes tokens dearer, and nothing else.
+        let told = Usage { web_searches: None, ..*usage };
+        let tokens = price.cost_of(&told, Units::default(), service);
+        let region = NanoUsd(worst::in_region(regional, tokens).0.saturating_sub(tokens.0));
+        [container, files, region].into_iter().fold(cost, NanoUsd::saturating_add).min(MAX_COST)
     };
     // Who says what it bills knows better than a catalogue, but not than the operator; and what the
     // catalogue comes to may still be more.

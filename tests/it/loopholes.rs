@@ -646,6 +646,26 @@ async fn a_region_is_dearer() {
     assert_eq!(costs, [100_000_000, 110_000_000]);
 }
 
+/// By the list prices of claude-sonnet-4-6: $3 and $15, and a cent a search.
+#[tokio::test]
+async fn a_region_makes_searches_no_dearer() {
+    let provider = provider();
+    let server = Server::start(&config(&provider).replace(
+        "models:\n",
+        "models:\n  listed: { targets: [ { provider: anthropic, model: claude-sonnet-4-6 } ] }\n",
+    ).replace("providers:\n", &format!(
+        "providers:\n  anthropic: {{ dialect: anthropic, base_url: \"{}\" }}\n", provider.base())));
+    let answer = json!({"type": "message", "content": [], "usage": {"input_tokens": 100,
+        "output_tokens": 50, "server_tool_use": {"web_search_requests": 2}}});
+    let mut body = chat("listed");
+    body["max_tokens"] = 90.into();
+    body["inference_geo"] = "us".into();
+    body["tools"] = json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 2}]);
+    let row = booked(&server, &provider, "/v1/messages", body, plain(&answer)).await;
+    let tokens = 100 * 3_000 + 50 * 15_000;
+    assert_eq!(cost(&row), tokens + tokens / 10 + 2 * 10_000_000, "{row}");
+}
+
 /// Tools of Anthropic's own have prompts that are in no body.
 #[tokio::test]
 async fn tools_hold_what_explains_them() {
