@@ -6,6 +6,7 @@ use super::{admit, worst};
 use crate::catalog::{Service, Units, most_seconds};
 use crate::ledger::MAX_COST;
 use crate::units::{NanoUsd, Usage, UsageSource};
+use crate::wire::heard;
 use crate::wire::look::{member, says};
 use crate::wire::meter::{End, Report};
 use crate::wire::route::Endpoint;
@@ -23,6 +24,9 @@ const BYTES_PER_SOUND_TOKEN: u64 = 160;
 /// The same without compression: 24,000 samples of two bytes a second.
 const BYTES_PER_PCM_TOKEN: u64 = 48_000 * 60 / 1_250;
 
+/// Tokens of sound that is heard, for estimates: one for 100 ms (OpenAI's guide on realtime costs).
+const TOKENS_PER_HEARD_SECOND: u64 = 10;
+
 /// A request that was sent and never answered may have been worked on, and be billed: its input
 /// is booked as an estimate.
 pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecord) {
@@ -31,7 +35,7 @@ pub fn presume(exchange: &Exchange, attempt: &Attempt, record: &mut AttemptRecor
     // Without an endpoint it is nothing that can be metered.
     let billed = exchange.endpoint.is_some_and(Endpoint::is_billed);
     if may_have_run && billed && record.status.is_none() {
-        record.usage.input = Some(tokens(attempt.body.len() as u64));
+        assume_input(&mut record.usage, exchange, attempt);
         record.source = UsageSource::Estimated;
         let mut units = Units::default();
         if let Some(call) = &exchange.call {
@@ -108,8 +112,37 @@ fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
     Some(each.saturating_mul(worst::answers(call)))
 }
 
-/// Sound whose seconds nobody told: as many as it can have, as they were held. Tokens that were told
-/// instead do where they have a price.
+/// The input where nobody said how much of it there was. Of sound no more is heard than fits the
+/// model's window.
+fn assume_input(usage: &mut Usage, exchange: &Exchange, attempt: &Attempt) {
+    let bytes = attempt.body.len() as u64;
+    let call = exchange.call.as_ref();
+    let Some((call, BodyFields::Form(form, _))) = call.map(|call| (call, &call.fields)) else {
+        usage.input = Some(tokens(bytes));
+        return;
+    };
+    let told = usage.duration_ms.map(|millis| millis.div_ceil(1_000));
+    let sound = match told.or_else(|| seconds(call)) {
+        Some(seconds) => seconds.saturating_mul(TOKENS_PER_HEARD_SECOND),
+        None => tokens(form.file_bytes as u64),
+    };
+    let candidate = &attempt.candidate;
+    let window = candidate.target.card.as_ref().and_then(|card| card.max_input_tokens);
+    let window = window.or(candidate.model.context_window).unwrap_or(u64::MAX);
+    let text = tokens(bytes.saturating_sub(form.file_bytes as u64));
+    usage.input = Some(text.saturating_add(sound).min(window));
+    usage.audio_input = Some(sound.min(window));
+}
+
+/// The length of the one file that was sent, where it can be read.
+fn seconds(call: &Call) -> Option<u64> {
+    let BodyFields::Form(form, _) = &call.fields else { return None };
+    let [file] = form.files.as_slice() else { return None };
+    heard::seconds(call.body.get(file.clone())?)
+}
+
+/// Sound whose seconds nobody told: as many as the file has or, where that can't be read, as many as
+/// it can have, as they were held. Tokens that were told instead do where they have a price.
 pub fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
     let price = &attempt.candidate.target.price;
     if call.endpoint.multipart()
@@ -117,7 +150,8 @@ pub fn hear(call: &Call, attempt: &Attempt, record: &mut AttemptRecord) {
         && (record.source == UsageSource::Estimated || price.blended() == 0)
         && record.usage.duration_ms.is_none()
     {
-        let seconds = most_seconds(attempt.body.len() as u64);
+        let most = || most_seconds(attempt.body.len() as u64);
+        let seconds = seconds(call).unwrap_or_else(most);
         record.usage.duration_ms = Some(seconds.saturating_mul(1_000));
     }
 }
@@ -167,7 +201,9 @@ pub fn consumed(
     if usage.input.is_some() && !cut && !untold {
         return (usage, UsageSource::Reported);
     }
-    usage.input = usage.input.or(Some(tokens(attempt.body.len() as u64)));
+    if usage.input.is_none() {
+        assume_input(&mut usage, exchange, attempt);
+    }
     usage.output = Some(usage.output.unwrap_or(0).max(unreported.output));
     usage.audio_output = usage.audio_output.max(Some(unreported.sound).filter(|n| *n > 0));
     (usage, UsageSource::Estimated)

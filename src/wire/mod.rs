@@ -9,6 +9,7 @@ pub mod route_path;
 
 pub mod beyond;
 pub mod fault;
+pub mod heard;
 pub mod json;
 pub mod json_text;
 pub mod look;

@@ -72,6 +72,8 @@ pub struct Form {
     pub stream: bool,
     /// Bytes in files.
     pub file_bytes: usize,
+    /// Where they are.
+    pub files: Vec<Span>,
     /// Where the first part begins: a part may be added there.
     pub first_part: usize,
 }
@@ -146,6 +148,7 @@ fn part(form: &mut Form, body: &[u8], head: &[u8], content: Span) -> Result<(), 
         if name == "model" {
             return Err(ScanError::field(content.start, "model", "must not be a file"));
         }
+        form.files.push(content);
         return Ok(());
     }
     match name.as_str() {

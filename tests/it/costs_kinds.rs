@@ -250,3 +250,58 @@ async fn embeddings_are_input_only() {
         assert_eq!(row["usage_source"], if told { "reported" } else { "estimated" });
     }
 }
+
+/// Ten minutes of an MP3 with 128 kbit/s, whose transcript says nothing of its length, and as many
+/// bytes of something else.
+#[tokio::test]
+async fn sound_is_booked_by_its_own_length_where_nobody_tells() {
+    let provider = provider();
+    let listed = "models:\n  gpt-4o-transcribe: { targets: [ { provider: openai, model: gpt-4o-transcribe } ] }\n  \
+        whisper-1: { targets: [ { provider: openai, model: whisper-1 } ] }\n";
+    let server = Server::start(&config(&provider).replace("models:\n", listed));
+    // A frame is 1,152 samples of 44,100 a second: 23,000 of them are 600.8 seconds.
+    let frame: Vec<u8> = [0xFF, 0xFB, 0x90, 0].into_iter().chain([0; 413]).collect();
+    let sound = frame.repeat(23_000);
+    let other = vec![b's'; sound.len()];
+    let file = sound.len() as u64;
+    for (model, sound, told) in [
+        ("whisper-1", &sound, "1\n00:00:00,000 --> 00:00:02,000\nHello\n"),
+        ("whisper-1", &sound, "{\"text\":\"Hello\"}"),
+        ("whisper-1", &other, "Hello world"),
+        ("gpt-4o-transcribe", &sound, "Hello world"),
+        ("gpt-4o-transcribe", &other, "Hello world"),
+    ] {
+        let head = format!(
+            "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n--x\r\n\
+             content-disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\n\r\n"
+        );
+        let form = [head.as_bytes(), sound, b"\r\n--x--\r\n"].concat();
+        provider.clear();
+        let kind = if told.starts_with('{') { "application/json" } else { "text/plain" };
+        provider.script(
+            "*",
+            vec![Script {
+                body: Some(told.into()),
+                content_type: Some(kind.into()),
+                ..Script::default()
+            }],
+        );
+        let request = client().post(server.url("/v1/audio/transcriptions")).bearer_auth(KEY);
+        let request = request.header("content-type", "multipart/form-data; boundary=x").body(form);
+        let answer = request.send().await.unwrap();
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        answer.bytes().await.unwrap();
+        let row = row(&server, &id).await;
+        let sent = provider.requests()[0].body.len() as u64;
+        let wanted = match (model, sound == &other) {
+            ("whisper-1", false) => 601 * 100_000,
+            // It may be as long as what was held for it.
+            ("whisper-1", true) => (sent / 500 + 1) * 100_000,
+            // A token for 100 ms.
+            (_, false) => (6_010 + (sent - file).div_ceil(3)) * 2_500 + 4 * 10_000,
+            // More than its window it doesn't hear.
+            (_, true) => 16_000 * 2_500 + 4 * 10_000,
+        };
+        assert_eq!((cost(&row), &row["usage_source"]), (wanted, &json!("estimated")), "{row}");
+    }
+}
