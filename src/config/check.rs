@@ -152,7 +152,10 @@ pub(crate) fn targets(draft: &Draft<'_>, tiers: &[TierDef], report: &mut Report)
     let unbounded = |t: &&Arc<Target>| {
         !t.price.free
             && t.price.output > 0
-            && t.card.as_ref().is_none_or(|c| c.max_output_tokens.is_none())
+            // What is read aloud is bounded by its text.
+            && t.card
+                .as_ref()
+                .is_none_or(|c| c.max_output_tokens.is_none() && c.mode != "audio_speech")
     };
     if model.max_output_tokens.is_none()
         && let Some(target) = draft.used().find(unbounded)

@@ -18,6 +18,7 @@ mod incoming;
 mod inspect;
 mod models;
 mod passthrough;
+mod pictures;
 mod pledge;
 mod relay;
 mod reply;

@@ -2,7 +2,7 @@
 
 use super::exchange::{Attempt, AttemptRecord, BodyFields, Call, Exchange, Failure};
 use super::pledge::Pledge;
-use super::{admit, worst};
+use super::{admit, pictures, worst};
 use crate::catalog::{Service, Units, most_seconds};
 use crate::ledger::MAX_COST;
 use crate::units::{NanoUsd, Usage, UsageSource};
@@ -108,7 +108,7 @@ fn pictures(call: &Call, attempt: &Attempt) -> Option<u64> {
     if call.endpoint != Endpoint::ImageGenerations {
         return None;
     }
-    let each = worst::image_output(&attempt.candidate.target.model)?;
+    let each = pictures::made(&attempt.candidate.target.model)?;
     Some(each.saturating_mul(worst::answers(call)))
 }
 
@@ -220,7 +220,7 @@ pub fn unreported(exchange: &Exchange, attempt: &Attempt, report: &Report) -> Ma
         // The bytes are those of the error, not of anything that was made.
         _ if !streamed && matches!(report.end, End::Failed { .. }) => Made::default(),
         Endpoint::ImageGenerations if !report.first_error_only => {
-            let each = worst::image_output(&attempt.candidate.target.model);
+            let each = pictures::made(&attempt.candidate.target.model);
             Made::text(each.unwrap_or(0).saturating_mul(worst::answers(call)))
         }
         Endpoint::AudioSpeech if streamed => Made::sound(spoken(call, report.sound_bytes)),

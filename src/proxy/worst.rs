@@ -5,7 +5,7 @@
 //! see (a stored conversation, a search) is bounded by the model's window only.
 
 use super::exchange::{BodyFields, Call};
-use super::{admit, count, upstream};
+use super::{admit, count, pictures, upstream};
 use crate::catalog::Service;
 use crate::config::snapshot::{Model, Target};
 use crate::units::{Dialect, NanoUsd};
@@ -15,14 +15,6 @@ use crate::wire::route::Endpoint;
 use crate::wire::scan::CapName;
 use crate::wire::text_len::{self, Contents};
 use crate::wire::tokens::{self, Vendor};
-
-/// Tokens of one picture at most. OpenAI's small models count most: 2,833 + 8 tiles × 5,667
-/// (its vision guide, for gpt-4o-mini). The others stay below 5,000 by their own guides.
-const PICTURE: [(Dialect, u64); 3] =
-    [(Dialect::OpenAi, MOST_PICTURE), (Dialect::Anthropic, 5_000), (Dialect::Gemini, 5_000)];
-
-/// The most that any of them counts.
-const MOST_PICTURE: u64 = 48_169;
 
 /// Searches that a provider makes for one request at most, where it may search at all and the
 /// request doesn't say how often.
@@ -36,12 +28,10 @@ const RESEARCHES: u64 = 100;
 /// same where the request has none.
 const MOST_ROUNDS: u64 = 10;
 
-/// Tokens that a picture made by OpenAI's first image models has at most. The dearest on its price
-/// list are $0.25 at $40 per million (gpt-image-1) and $0.20 at $32 (gpt-image-1.5), both in high
-/// quality and 1024 × 1536: 6,250 tokens, 6,263 with what the list rounds off. Up to three partial
-/// pictures on the way are 100 each (its guide on streaming images). The later ones make any size,
-/// and publish no bound.
-const PICTURE_MADE: u64 = 6_263 + 3 * 100;
+/// Tokens of sound for each byte of a text that is read aloud: `/audio/speech` knows no cap. OpenAI's
+/// speech has 1,250 a minute (its price list), so that a byte may take 0.8 s. Digits, read one by
+/// one, take half of that; ordinary words a tenth.
+const SPOKEN_TOKENS: u64 = 16;
 
 /// A container with a GiB of memory, for 20 minutes; all sizes cost so much a GiB.
 const CONTAINER_GIB: NanoUsd = NanoUsd(30_000_000);
@@ -109,7 +99,7 @@ impl<'a> Worst<'a> {
         if let Some(why) = unpriceable(call, target) {
             return Err(why);
         }
-        let pictures = image_output(&target.model);
+        let pictures = pictures::made(&target.model);
         let asked = match is_overlooked(call, target) {
             true => model.max_output_tokens.map(|most| most.saturating_mul(answers(call))),
             false => admit::output(call.endpoint, model, &call.fields),
@@ -119,6 +109,10 @@ impl<'a> Worst<'a> {
             // Their endpoint knows no cap.
             _ if call.endpoint == Endpoint::ImageGenerations && pictures.is_some() => {
                 pictures.unwrap_or_default().saturating_mul(answers(call))
+            }
+            _ if call.endpoint == Endpoint::AudioSpeech && !output_is_free(target) => {
+                let spoken = (call.body.len() as u64).saturating_mul(SPOKEN_TOKENS);
+                largest_output(call, model, target).map_or(spoken, |most| most.min(spoken))
             }
             Some(output) => output,
             None if output_is_free(target) => 0,
@@ -306,14 +300,6 @@ pub fn largest_output(call: &Call, model: &Model, target: &Target) -> Option<u64
     card.and_then(|card| card.max_output_tokens).or(model.context_window)
 }
 
-/// Tokens of one picture that is made, where the model's maker says how many there are at most.
-pub fn image_output(id: &str) -> Option<u64> {
-    let id = id.rsplit('/').next().unwrap_or(id);
-    let known =
-        ["gpt-image-1", "gpt-image-1-mini"].contains(&id) || id.starts_with("gpt-image-1.5");
-    known.then_some(PICTURE_MADE)
-}
-
 /// Whether a provider may add input to the request's.
 pub fn adds_input(call: &Call) -> bool {
     marks(call).beyond.unseen
@@ -373,7 +359,7 @@ pub fn may_exceed(body: &[u8], tokens: u64) -> bool {
     let Some(Contents { text, pictures, data, .. }) = measure(body) else {
         return true;
     };
-    let beside = pictures.saturating_mul(MOST_PICTURE).saturating_add(data);
+    let beside = pictures.saturating_mul(pictures::MOST_PICTURE).saturating_add(data);
     if beside > tokens {
         return true;
     }
@@ -396,12 +382,11 @@ pub fn measure(body: &[u8]) -> Option<Contents> {
 fn contents(call: &Call, target: &Target, look: Look) -> u64 {
     let Some(found) = measure(&call.body) else {
         // Nobody knows how many pictures there are: no more than bytes.
-        let each = if marks(call).picture { MOST_PICTURE } else { 1 };
+        let each = if marks(call).picture { pictures::MOST_PICTURE } else { 1 };
         return (call.body.len() as u64).saturating_mul(each);
     };
     let Contents { text, pictures, data, .. } = found;
-    let picture = PICTURE.iter().find(|(dialect, _)| *dialect == target.dialect);
-    let picture = picture.map_or(MOST_PICTURE, |(_, tokens)| *tokens);
+    let picture = pictures::seen(target);
     let counted = match look {
         Look::Bytes => None,
         Look::Fewest => Some(tokens::fewest(&found)),

@@ -2,6 +2,7 @@
 //! run at the provider. Looked for where it means that, and not in texts, in schemas of tools, or
 //! in what a tool was called with.
 
+use super::documents;
 use super::fault::ScanError;
 use super::json::Cursor;
 use super::json_text::Text;
@@ -98,6 +99,9 @@ const LOOPS: [&str; 20] = [
 /// The tools whose `max_uses` is all that they are run. Later ones run code on their own account
 /// (Anthropic's release notes of 2026-02), as often as they like.
 const COUNTED: [&[u8]; 2] = [b"web_search_20250305", b"web_fetch_20250910"];
+
+/// The deepest that a document stands in a request: in a tool's result, in a message.
+const DOCUMENT_DEPTH: usize = 12;
 
 /// One search, and no tool.
 const ONCE: &str = "web_search_options";
@@ -250,6 +254,7 @@ impl Beyond {
 
     /// Takes an object that is a member of that name, or in a list of that name.
     fn object(&mut self, cursor: &mut Cursor, name: &[u8], depth: usize) -> Result<(), ScanError> {
+        let (here, mut written_out) = (cursor.clone(), None);
         let (mut id, mut described) = (false, false);
         let (mut own, mut uses) = (0, None);
         let (containers, mut memory_limit, mut named) = (self.container, None, false);
@@ -269,7 +274,14 @@ impl Beyond {
             let (tools, said) = (self.loops.tools, self.said);
             self.said = member != b"tools" && (said || (top && SAID.contains(&member)));
             let counted = member == b"type" && is_counted(&mut cursor.clone());
-            self.member(cursor, member, depth + 1)?;
+            let document = member == b"type" && is_document(&mut cursor.clone());
+            // Looked at once in each object, and not in what is nested for its own sake.
+            let mut written_out =
+                || *written_out.get_or_insert_with(|| documents::is_written_out(here.clone()));
+            match document && depth <= DOCUMENT_DEPTH && written_out() {
+                true => cursor.skip()?,
+                false => self.member(cursor, member, depth + 1)?,
+            }
             self.said = said;
             if counted {
                 own += self.loops.tools - tools;
@@ -364,6 +376,11 @@ fn memory(cursor: &Cursor) -> u64 {
 fn is_counted(cursor: &mut Cursor) -> bool {
     let tool = if cursor.peek() == Some(b'"') { cursor.string().ok() } else { None };
     tool.is_some_and(|tool| COUNTED.contains(&&*tool.name()))
+}
+
+fn is_document(cursor: &mut Cursor) -> bool {
+    let kind = if cursor.peek() == Some(b'"') { cursor.string().ok() } else { None };
+    kind.is_some_and(|kind| &*kind.name() == b"document")
 }
 
 /// Whether a string begins so, in any case, and however its letters are escaped.

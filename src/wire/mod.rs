@@ -8,6 +8,7 @@ pub mod route;
 pub mod route_path;
 
 pub mod beyond;
+mod documents;
 pub mod fault;
 pub mod heard;
 pub mod json;

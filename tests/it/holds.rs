@@ -21,6 +21,8 @@ fn config(provider: &Provider) -> String {
          gpt: {{ context_window: 1000, targets: [ {{ provider: openai, model: g, {PRICE} }} ] }}\n  \
          listed: {{ max_output_tokens: 9, targets: [ {{ provider: openai, model: gpt-5.6 }} ] }}
   \
+         seen: {{ max_output_tokens: 1, targets: [ {{ provider: openai, model: gpt-4o-2024-08-06 }} ] }}\n  \
+         say: {{ max_output_tokens: 9, targets: [ {{ provider: openai, model: gpt-4o-mini-tts }} ] }}\n  \
          gpt-image-1: {{ targets: [ {{ provider: openai, model: gpt-image-1 }} ] }}\n  \
          gpt-image-2: {{ targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n  \
          bounded: {{ max_output_tokens: 9000, targets: [ {{ provider: openai, model: gpt-image-2 }} ] }}\n",
@@ -178,6 +180,30 @@ async fn a_text_is_not_counted_for_a_budget_that_no_count_would_fit() {
         let (near, poor) = (used("near").await, used("poor").await);
         assert!(poor < near / 2.0, "{poor} s beside {near} s");
     }
+}
+
+/// A text that is read aloud bounds the sound, since its endpoint knows no cap.
+#[tokio::test]
+async fn speech_is_held_by_its_text() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let body = json!({"model": "say", "voice": "v", "input": "7".repeat(1_000)});
+    let request = client().post(server.url("/v1/audio/speech")).json(&body);
+    let (nano, _) = held(&server, &provider, request).await.unwrap();
+    let sound = 1_000 * 16 * 12_000;
+    assert!((sound..sound + sound / 10).contains(&nano), "{nano}");
+}
+
+/// GPT-4o counts 1,445 tokens at most, at $2.50 a million; priority service is dearer.
+#[tokio::test]
+async fn a_picture_is_held_by_what_its_model_counts() {
+    let provider = provider();
+    let server = Server::start(&config(&provider));
+    let picture = json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}});
+    let body = json!({"model": "seen", "messages": [{"role": "user", "content": [picture]}]});
+    let request = client().post(server.url("/v1/chat/completions")).json(&body);
+    let (nano, _) = held(&server, &provider, request).await.unwrap();
+    assert!((1_445 * 2_500..4 * 1_445 * 2_500).contains(&nano), "{nano}");
 }
 
 /// A dollar a million tokens in; a picture is 48,169 at most.

@@ -58,7 +58,12 @@ fn what_is_asked_for_is_found_in_every_dialect() {
         json!({"contents": [{"parts": [{"fileData": {"fileUri": "https://example.com"}}]}]}),
         json!({"contents": [{"parts": [{"inlineData": {"mimeType": "application/pdf"}}]}]}),
         json!({"contents": [{"parts": [{"inline_data": {"mime_type": "video/mp4"}}]}]}),
-        part(json!({"type": "document", "source": {"type": "text", "data": "x"}})),
+        part(json!({"type": "document"})),
+        part(json!({"type": "document", "source": {"type": "url", "url": "https://example.com"}})),
+        part(json!({"type": "document", "source": {"type": "text", "data": "x"},
+            "citations": {"enabled": true}})),
+        part(json!({"type": "document", "source": {"type": "content", "content": [
+            {"type": "document", "source": {"type": "file"}}]}})),
         part(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,A"}})),
         part(json!({"type": "image", "source": {"type": "file", "file_id": "file_1"}})),
         part(json!({"type": "video_url", "video_url": {"url": "https://example.com"}})),
@@ -161,6 +166,7 @@ fn other_models_are_named() {
 fn names_of_ones_own_and_texts_ask_for_nothing() {
     let schema = json!({"type": "object", "properties": {
         "document": {"type": "string"}, "file_id": {"enum": ["web_search"]}, "plugins": {}}});
+    let part = |part: Value| json!({"messages": [{"role": "user", "content": [part]}]});
     let called = json!({"document": "d", "plugins": ["web_search"], "type": "mcp"});
     for body in [
         json!({"tools": [{"type": "function", "function":
@@ -185,6 +191,10 @@ fn names_of_ones_own_and_texts_ask_for_nothing() {
         json!({"contents": [{"parts": [{"functionCall": {"name": "mcp_x", "args": called}}]},
             {"parts": [{"functionResponse": {"name": "mcp_x", "response": called}}]}]}),
         json!({"input": ["web_search", "document"], "prompt": ["mcp"]}),
+        part(json!({"type": "document", "title": "t", "citations": null,
+            "source": {"type": "text", "media_type": "text/plain", "data": "x"}})),
+        part(json!({"source": {"type": "content", "content": [{"type": "text", "text": "x"}]},
+            "type": "document", "cache_control": {"type": "ephemeral"}})),
         json!({"previous_response_id": null, "conversation": null, "mcp_servers": [],
             "plugins": [], "enable_search": false, "cached_content": ""}),
         json!({"task_type": "RETRIEVAL_DOCUMENT", "documents": ["a"]}),
