@@ -31,7 +31,7 @@ if [ ${#tools[@]} = 0 ]; then
 fi
 
 # As Debian names it, llvm-bolt-NN, or without a number; and its tool for profiles beside it.
-bolt=${BOLT-$(compgen -c llvm-bolt | grep -xE 'llvm-bolt(-[0-9]+)?' | sort -Vru | sed -n 1p)}
+bolt=${BOLT-$(compgen -c llvm-bolt | grep -xE 'llvm-bolt(-[0-9]+)?' | sort -Vru | sed -n 1p || true)}
 if [ -n "$bolt" ]; then
   merge_fdata=$(dirname "$(readlink -f "$(command -v "$bolt")")")/merge-fdata
   layout=", laid out by llvm-bolt"
@@ -82,13 +82,19 @@ else
   mkdir -p "$laid"
   cp "$target/release/"{loadtest,quick-provider,scripted-provider} "$laid"
   for name in tollbar yardstick; do
-    "$bolt" "$target/release/$name" -instrument -o "$laid/$name" \
+    # BOLT takes `x.cold` and `x.warm` for parts of `x`; Rust writes `::cold` as `..cold`.
+    plain=$laid/$name.plain
+    nm "$target/release/$name" |
+      sed -nE 's/.* (\S*\.\.(cold|warm)\S*)$/\1/p' | sort -u |
+      sed -E 's/(.*)/\1 \1/; :again; s/( .*\.\.)(cold|warm)/\1_\2/; t again' >"$laid/$name.names"
+    objcopy --redefine-syms="$laid/$name.names" "$target/release/$name" "$plain"
+    "$bolt" "$plain" -instrument -o "$laid/$name" \
       --instrumentation-file="$laid/$name" --instrumentation-file-append-pid >"$laid/$name.log"
   done
   train "$laid"
   for name in tollbar yardstick; do
     "$merge_fdata" "$laid/$name".*.fdata -o "$laid/$name.fdata"
-    "$bolt" "$target/release/$name" -o "$laid/$name" -data="$laid/$name.fdata" \
+    "$bolt" "$laid/$name.plain" -o "$laid/$name" -data="$laid/$name.fdata" \
       -reorder-blocks=ext-tsp -reorder-functions=cdsort -split-functions -split-all-cold -split-eh \
       -icf=1 -use-gnu-stack >"$laid/$name.log"
     mv "$laid/$name" "$target/release/$name"
