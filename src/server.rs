@@ -322,6 +322,8 @@ struct Early {
     user2: Signal,
     /// A limit of file sizes (`ulimit -f`) is an error of the write, and not the end of the process.
     too_large: Signal,
+    /// SIGTERM and SIGINT of a container's first process: the kernel drops what that doesn't hear.
+    ends: Option<(Signal, Signal)>,
 }
 
 impl Early {
@@ -335,8 +337,13 @@ impl Early {
             quit: signal(SignalKind::quit())?,
             user2: signal(SignalKind::user_defined2())?,
             too_large: signal(SignalKind::from_raw(TOO_LARGE))?,
+            ends: if std::process::id() == 1 { Some(ends()?) } else { None },
         })
     }
+}
+
+fn ends() -> std::io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
 }
 
 /// All of them. SIGTERM and SIGINT end a process that only starts, as they should.
@@ -354,11 +361,12 @@ const TOO_LARGE: i32 = 25;
 
 impl Signals {
     fn install(early: Early) -> std::io::Result<Self> {
+        let (terminate, interrupt) = early.ends.map_or_else(ends, Ok)?;
         Ok(Signals {
             hangup: early.hangup,
-            terminate: signal(SignalKind::terminate())?,
+            terminate,
             quit: early.quit,
-            interrupt: signal(SignalKind::interrupt())?,
+            interrupt,
             user2: early.user2,
             _too_large: early.too_large,
         })

@@ -7,7 +7,7 @@ pub mod reports;
 
 use crate::config::snapshot::{OnFailure, Snapshot, Target};
 use crate::plan::health::View;
-use crate::proxy::ConnectionMark;
+use crate::proxy::{self, ConnectionMark};
 use crate::reload::Outcome;
 use crate::reloader::Reloader;
 use crate::secret::sha256;
@@ -356,10 +356,17 @@ impl ServeHttp for AdminApi {
         if let Some(Ok(mark)) = given.map(|given| given.downcast::<ConnectionMark>()) {
             mark.arrived();
         }
+        if let Err(reject) = proxy::framed(session) {
+            session.set_keepalive(None);
+            return error(400, reject.reason.code(), &reject.message);
+        }
         let answer = self.answer(session).await;
-        // What nobody has read yet goes, so that the connection stays usable.
+        // What nobody has read yet goes, so that the connection stays usable, unless nobody knows
+        // where the next request begins.
         session.set_total_drain_timeout(Some(std::time::Duration::from_secs(1)));
-        let _ = session.drain_request_body().await;
+        if session.drain_request_body().await.is_err() {
+            session.set_keepalive(None);
+        }
         answer
     }
 }

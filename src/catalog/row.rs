@@ -131,6 +131,7 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         any.then(|| rates(&row.usd, prefix)).flatten()
     };
     let (per_search, per_searched_request) = searches(row);
+    let per_second = each(&row.unit, "second")?;
     let mut steps = Vec::new();
     for (above, kinds) in &row.above {
         let mut rates = rates(kinds, "")?;
@@ -151,8 +152,8 @@ fn price(row: &Row<'_>, version: &Arc<str>) -> Option<Price> {
         cached_audio_input: base.cached_audio_input,
         per_request: each(&row.unit, "request")?,
         per_image: each(&row.unit, "image")?,
-        per_second: each(&row.unit, "second")?,
-        least_seconds: if row.p == "groq" { GROQ_LEAST } else { 0 },
+        per_second,
+        least_seconds: if row.p == "groq" && per_second.is_some() { GROQ_LEAST } else { 0 },
         per_character: each(&row.unit, "character")?,
         per_search,
         per_preview_search: preview_searches(row),

@@ -165,7 +165,7 @@ impl Keyring {
     ) -> Result<(), ChangeError<std::convert::Infallible>> {
         let change = Change { at: key.created, actor, action: "create" };
         self.replace(&key.id, change, |old| {
-            let same = self.by_hash(&key.hash);
+            let same = self.get_by_hash(&key.hash)?;
             if old.is_some_and(|old| old.revoked.is_none())
                 || same.is_some_and(|other| other.id != key.id)
             {
@@ -256,7 +256,8 @@ impl Keyring {
     ) -> Result<bool, LedgerError> {
         let (row, was) = (key.clone(), old.clone());
         let number = self.ledger.write(move |db| {
-            if get(db, "id", &&*row.id)? != was {
+            let other = get(db, "hash", &row.hash)?.filter(|other| other.id != row.id);
+            if get(db, "id", &&*row.id)? != was || other.is_some() {
                 return Ok(None);
             }
             row.write(db)?;

@@ -156,6 +156,18 @@ fn a_change_takes_nothing_back_that_another_process_has_done_meanwhile() {
     }
 }
 
+/// Neither has heard of the other's key yet.
+#[test]
+fn one_hash_is_of_one_key_in_all_processes() {
+    let dir = Dir::new();
+    let one = Keyring::load(open(&dir)).unwrap();
+    let two = Keyring::load(open(&dir)).unwrap();
+    one.create(key("a", 1), "test", "{}".into()).unwrap();
+    let again = two.create(key("b", 1), "test", "{}".into());
+    assert!(matches!(again, Err(ChangeError::Taken)), "{again:?}");
+    assert!(two.get("b").unwrap().is_none());
+}
+
 #[test]
 fn a_key_that_is_changed_all_the_time_is_given_up() {
     let dir = Dir::new();

@@ -23,16 +23,17 @@ pub fn is_swallowed(exchange: &Exchange) -> bool {
     attempt.is_some_and(|attempt| attempt.failure.is_some())
 }
 
-/// A piece of the body of a 429, or of a 400 of Google's, which is held back.
+/// A piece of the body of a 429, or of a 400 of Google's, which is held back. `unsent`: nothing of
+/// the answer is with the client. What is can't be taken back, and no other may follow it.
 ///
 /// # Errors
 /// At its end, where the answer goes nowhere: the next attempt may begin.
-pub fn read(exchange: &mut Exchange, body: &Option<Bytes>, end: bool) -> Result<()> {
+pub fn read(exchange: &mut Exchange, body: &Option<Bytes>, end: bool, unsent: bool) -> Result<()> {
     let Some(attempt) = exchange.call.as_mut().and_then(|call| call.current.as_mut()) else {
         return Ok(());
     };
     let status = attempt.relay.as_ref().map_or(0, |relay| relay.status);
-    let doubtful = may_be_the_key(status, &attempt.candidate.target);
+    let doubtful = unsent && may_be_the_key(status, &attempt.candidate.target);
     if attempt.failure.is_none() && !doubtful {
         return Ok(());
     }

@@ -11,8 +11,14 @@ use tokio::sync::Semaphore;
 static TURNS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 
-/// Bounds of the tokens of a JSON request's text; `None` where it is no JSON.
+/// How many may be counted or wait for their turn: each keeps a thread, of the 512 that also look up
+/// names and stand in for the workers.
+static PLACES: Semaphore = Semaphore::const_new(128);
+
+/// Bounds of the tokens of a JSON request's text; `None` where it is no JSON, or where too many wait:
+/// what its bytes say is then all that is known.
 pub fn tokens(body: &[u8], vendor: Vendor) -> Option<Bounds> {
+    let _place = PLACES.try_acquire().ok()?;
     in_turn(&TURNS, || tokens::of(body, vendor))
 }
 

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 /// How often an SDK says it has repeated the request.
 static RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
-/// A pooled connection that was dead shows it within a round trip, to wherever. One that breaks
+/// A pooled connection that was dead shows it within a round trip, to the far side of the world. One that breaks
 /// later has carried the request, which may be billed: that is an attempt like any other.
-const STALE_WITHIN: Duration = Duration::from_millis(200);
+const STALE_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a connection takes of this machine: a descriptor, of the process's or the system's; a
 /// buffer; a port.

@@ -46,13 +46,8 @@ pub fn framing(session: &mut ServerSession) -> Result<(), Reject> {
             format!("the request's headers have {length} bytes; at most {MAX_HEADER} are taken."),
         ));
     }
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && let Err(reject) = transfer(session)
-    {
-        // Another server may see another end of it.
-        session.set_keepalive(None);
-        return Err(reject);
-    }
+    framed(session)?;
+    let headers = &session.req_header().headers;
     match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None => Ok(()),
         Some(coding) if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") => Ok(()),
@@ -63,7 +58,20 @@ pub fn framing(session: &mut ServerSession) -> Result<(), Reject> {
     }
 }
 
-/// Refuses a length beside a transfer coding, and every coding but one `chunked`.
+/// Refuses a length beside a transfer coding, and every coding but one `chunked`, and with them the
+/// connection: another server may see another end of the request.
+///
+/// # Errors
+/// `invalid_request`.
+pub fn framed(session: &mut ServerSession) -> Result<(), Reject> {
+    let coded = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
+    let sound = if coded { transfer(session) } else { Ok(()) };
+    if sound.is_err() {
+        session.set_keepalive(None);
+    }
+    sound
+}
+
 fn transfer(session: &ServerSession) -> Result<(), Reject> {
     let refused = |what: &str| Err(Reject::new(Reason::InvalidRequest, what));
     // Pingora drops Content-Length when both are there: only the raw bytes still show it.
@@ -221,6 +229,10 @@ pub fn understand(
             }
             None => Reject::new(Reason::InvalidJson, format!("{error}.")),
         })?;
+        if fields.backdrop && endpoint != Endpoint::ImageGenerations {
+            let message = "`background`: must be false or left out: only pictures have another.";
+            return Err(Reject::new(Reason::InvalidRequest, message));
+        }
         let (model, stream) = (fields.model.clone(), fields.stream);
         (BodyFields::Json(Box::new(fields)), model, stream)
     };
@@ -230,6 +242,9 @@ pub fn understand(
     })?;
     Ok(Asked { fields, model, stream: stream || endpoint == Endpoint::GeminiStream })
 }
+
+/// The longest name that is looked for among those that are configured, in characters.
+const LONGEST_NAME: usize = 256;
 
 /// Stands for the conversation that a request belongs to: the client's `prompt_cache_key`, or
 /// all up to the end of the first user message, which later turns repeat. Without either, each
@@ -277,6 +292,9 @@ pub fn known_model(snapshot: &Snapshot, caller: &Caller, name: &str) -> Result<A
 }
 
 fn not_found(snapshot: &Snapshot, caller: &Caller, name: &str) -> String {
+    // It is compared with each that there is, and may be as long as a body.
+    let end = name.char_indices().nth(LONGEST_NAME).map_or(name.len(), |(at, _)| at);
+    let name = name.get(..end).unwrap_or(name);
     let mut names: Vec<(f64, &str)> = snapshot
         .models
         .keys()

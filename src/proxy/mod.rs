@@ -30,6 +30,7 @@ mod window;
 mod worst;
 
 pub use exchange::ConnectionMark;
+pub use inspect::framed;
 
 use crate::config::snapshot::OnDisconnect;
 use crate::state::Gateway;
@@ -237,8 +238,9 @@ impl ProxyHttp for Edge {
         end: bool,
         exchange: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        complaint::read(exchange, body, end)?;
-        if end && session.response_written().is_none() {
+        let unsent = session.response_written().is_none();
+        complaint::read(exchange, body, end, unsent)?;
+        if end && unsent {
             relay::nothing(exchange, body)?;
         }
         relay::body(&self.gateway, exchange, body, end);

@@ -84,13 +84,15 @@ pub fn understand(
 fn metered(provider: &Provider, method: &Method, path: &str) -> Option<(Endpoint, Option<String>)> {
     // Some servers take no notice of a slash at the end.
     let path = path.trim_end_matches('/');
-    written(provider, path).find_map(|path| {
-        match route::route(method, &versioned(provider.dialect, path)) {
-            Route::Call { endpoint, model } if endpoint.dialect() == provider.dialect => {
-                Some((endpoint, model))
-            }
-            _ => None,
+    let whole = format!("{}{path}", provider.base_path);
+    let mut ways = written(provider, path)
+        .flat_map(|path| [versioned(provider.dialect, path), path.to_owned()])
+        .chain([whole]);
+    ways.find_map(|path| match route::route(method, &path) {
+        Route::Call { endpoint, model } if endpoint.dialect() == provider.dialect => {
+            Some((endpoint, model))
         }
+        _ => None,
     })
 }
 

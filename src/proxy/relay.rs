@@ -127,9 +127,11 @@ pub fn header(exchange: &mut Exchange, header: &mut ResponseHeader) -> Result<()
         }
         call.control.wants_body();
     }
-    let events = content_type_is(&header.headers, "text/event-stream");
+    // A refusal is none, whatever it is called: nothing has to end it.
+    let events =
+        header.status.is_success() && content_type_is(&header.headers, "text/event-stream");
     let json = content_type_is(&header.headers, "application/json");
-    let doubtful = json && complaint::may_be_the_key(status, &attempt.candidate.target);
+    let doubtful = complaint::may_be_the_key(status, &attempt.candidate.target);
     let packing = packing(&header.headers);
     let packed = packing != Packing::None;
     // Sound and what was heard in it look like anything.

@@ -75,6 +75,12 @@ pub fn attempt_failed(
         count(gateway, exchange, &attempt, &record);
         record
     };
+    if let Some(Failure::Connect(_) | Failure::NoSocket(_)) = &record.failure
+        && let Some(limits) = attempt.limits.take()
+    {
+        // Nothing was sent: its provider has counted nothing.
+        limits.refund(Instant::now());
+    }
     correct_attempt(&mut attempt, &record);
     enter_books(gateway, exchange, &mut attempt, &record);
     if let Some(failure) = &record.failure {

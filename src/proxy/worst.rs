@@ -112,7 +112,8 @@ impl<'a> Worst<'a> {
             }
             _ if call.endpoint == Endpoint::AudioSpeech && !output_is_free(target) => {
                 let spoken = (call.body.len() as u64).saturating_mul(SPOKEN_TOKENS);
-                largest_output(call, model, target).map_or(spoken, |most| most.min(spoken))
+                let most = target.card.as_ref().and_then(|card| card.max_output_tokens);
+                most.map_or(spoken, |most| most.min(spoken))
             }
             Some(output) => output,
             None if output_is_free(target) => 0,

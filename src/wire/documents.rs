@@ -8,19 +8,24 @@ use super::walk;
 /// citations) that is written out: a text, or blocks that are looked at by themselves. Citations
 /// cut it into pieces, and number them with words of the provider's own.
 pub fn is_written_out(mut object: Cursor<'_>) -> bool {
-    let (mut sources, mut cited) = (Vec::new(), false);
+    let (mut sources, mut more) = (Vec::new(), false);
     let read = walk::members(&mut object, |cursor, name| match name {
         b"source" => {
             sources.push(holds_words(cursor)?);
             Ok(())
         }
         b"citations" => {
-            cited |= cursor.peek() != Some(b'n');
+            more |= cursor.peek() != Some(b'n');
+            cursor.skip()
+        }
+        // No document has one: what looks like a picture is not held as text.
+        b"image" | b"image_url" => {
+            more = true;
             cursor.skip()
         }
         _ => cursor.skip(),
     });
-    read.is_ok() && !cited && !sources.is_empty() && sources.iter().all(|words| *words)
+    read.is_ok() && !more && !sources.is_empty() && sources.iter().all(|words| *words)
 }
 
 /// Whether a document's source says of itself that its words are here, and nothing else.
@@ -30,6 +35,9 @@ fn holds_words(cursor: &mut Cursor) -> Result<bool, ScanError> {
     }
     let mut kinds = Vec::new();
     walk::members(cursor, |cursor, name| {
+        if matches!(name, b"image" | b"image_url") {
+            kinds.push(false);
+        }
         if name != b"type" || cursor.peek() != Some(b'"') {
             return cursor.skip();
         }

@@ -31,14 +31,27 @@ fn wav(file: &[u8]) -> Option<u64> {
     }
 }
 
+/// What is the same in the GUIDs of a WAV's kinds.
+const GUID_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xAA, 0, 0x38, 0x9B, 0x71];
+
 /// What a `fmt ` chunk comes to, by what a decoder goes by: samples, not their claimed bytes.
 fn bytes_per_second(file: &[u8], from: usize) -> Option<u64> {
-    // PCM, float, A-law, µ-law, and any of them with more channels.
-    let plain = matches!(number(file, from, 2)?, 1 | 3 | 6 | 7 | 0xFFFE);
+    let kind = match number(file, from, 2)? {
+        // The kind is the first word of a GUID whose rest is that of all kinds.
+        0xFFFE => Some(number(file, from + 24, 2)?)
+            .filter(|_| file.get(from + 26..from + 40) == Some(&GUID_TAIL))?,
+        kind => kind,
+    };
     let (channels, samples) = (number(file, from + 2, 2)?, number(file, from + 4, 4)?);
-    let bits = number(file, from + 14, 2)?;
-    let rate = channels * samples * (bits / 8);
-    (plain && rate > 0).then_some(rate)
+    let bytes = match (kind, number(file, from + 14, 2)?) {
+        // PCM and float.
+        (1, bits @ (8 | 16 | 24 | 32)) | (3, bits @ (32 | 64)) => bits / 8,
+        // A-law and µ-law, whatever is said of their bits.
+        (6 | 7, _) => 1,
+        _ => return None,
+    };
+    let rate = channels * samples * bytes;
+    (rate > 0).then_some(rate)
 }
 
 /// A number of so many bytes, the least significant first.
@@ -66,6 +79,11 @@ fn mp3(file: &[u8]) -> Option<u64> {
 fn behind_tags(file: &[u8]) -> Option<&[u8]> {
     let mut rest = file;
     while rest.starts_with(b"ID3") {
+        // Decoders take it for no tag, and look for frames in it.
+        let (version, size) = (rest.get(3..5)?, rest.get(6..10)?);
+        if version.contains(&0xFF) || size.iter().any(|byte| byte & 0x80 != 0) {
+            return None;
+        }
         let size =
             rest.get(6..10)?.iter().fold(0, |size, byte| (size << 7) | usize::from(byte & 0x7F));
         let foot = if rest.get(5)? & 0x10 == 0 { 0 } else { 10 };
@@ -156,15 +174,41 @@ mod tests {
         assert_eq!(seconds(&wav(1, u32::MAX, 16, 640_000)), Some(10), "what is claimed is nothing");
         assert_eq!(seconds(&wav(0x31, 64_000, 16, 640_000)), None, "compressed");
         assert_eq!(seconds(&wav(1, 64_000, 0, 640_000)), None);
+        assert_eq!(seconds(&wav(1, 64_000, 0xFFF8, 640_000)), None);
+        assert_eq!(seconds(&wav(7, 64_000, 0xFFF8, 640_000)), Some(20), "a byte a sample");
+        assert_eq!(seconds(&wav(0xFFFE, 64_000, 16, 640_000)), None, "it doesn't say of what kind");
+        let extensible = |kind: u8| {
+            let mut file = wav(0xFFFE, 64_000, 16, 640_000);
+            let more = [&[22, 0, 16, 0, 3, 0, 0, 0, kind, 0], GUID_TAIL.as_slice()].concat();
+            let at = file.windows(4).position(|four| four == b"data").unwrap_or_default();
+            file.splice(at..at, more);
+            let size = file.windows(4).position(|four| four == b"fmt ").unwrap_or_default() + 4;
+            if let Some(size) = file.get_mut(size) {
+                *size = 40;
+            }
+            file
+        };
+        assert_eq!(seconds(&extensible(1)), Some(10));
+        assert_eq!(seconds(&extensible(0x55)), None, "MP3 in a WAV");
     }
 
     #[test]
     fn anything_else_is_unknown() {
         let tag = b"ID3\x04\0\0\x7F\x7F\x7F\x7F";
         let one = frames([0xFF, 0xFB, 0x90, 0], 417, 1);
-        for file in
-            [b"".as_slice(), b"RIFF", b"RIFF\0\0\0\0WAVE", tag, b"OggS\0", &[0xFF; 99], &one]
-        {
+        // A size whose bytes have an eighth bit is no tag's.
+        let many = frames([0xFF, 0xFB, 0x90, 0], 417, 1_000);
+        let hides = [b"ID3\x04\0\0\x80\0\x01\0".as_slice(), &many].concat();
+        for file in [
+            b"".as_slice(),
+            b"RIFF",
+            b"RIFF\0\0\0\0WAVE",
+            tag,
+            b"OggS\0",
+            &[0xFF; 99],
+            &one,
+            &hides,
+        ] {
             assert_eq!(seconds(file), None);
         }
     }

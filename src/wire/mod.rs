@@ -27,6 +27,7 @@ pub mod words;
 
 mod array;
 mod hold;
+mod later;
 mod nest;
 pub mod meter;
 pub mod packed;

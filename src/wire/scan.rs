@@ -8,6 +8,7 @@ pub use super::json::ObjectAt;
 
 use super::json::Cursor;
 use super::json_text::Text;
+use super::later;
 
 /// What a request body says about routing, money and streaming.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub struct Fields {
     pub priority: bool,
     /// There are tools.
     pub tools: bool,
+    /// `background` is that of a picture that is to be made.
+    pub backdrop: bool,
     /// The client's own hint for prompt caching.
     pub prompt_cache_key: Option<String>,
     /// The end of the first user message: what comes before it tends to stay the same over a
@@ -207,9 +210,14 @@ fn field(fields: &mut Fields, cursor: &mut Cursor, key: &Text) -> Result<(), Sca
             fields.prompts = fields.prompts.max(prompts(cursor)?);
             Ok(())
         }
-        "background" => later(cursor, "background"),
+        // Of a picture: its endpoint knows nothing that comes later.
+        "background" if later::is_backdrop(&mut cursor.clone()) => {
+            fields.backdrop = true;
+            cursor.skip()
+        }
+        "background" => later::refused(cursor, "background"),
         // xAI's.
-        "deferred" => later(cursor, "deferred"),
+        "deferred" => later::refused(cursor, "deferred"),
         // OpenRouter's, and LiteLLM's: their server would choose another model, at another price.
         "models" if cursor.peek() != Some(b'n') => Err(ScanError::field(
             cursor.at(),
@@ -273,18 +281,6 @@ fn fast(cursor: &mut Cursor) -> Result<(), ScanError> {
     }
 }
 
-/// Refuses work whose answer comes later. To a lax server `1` and `"true"` are true, too.
-fn later(cursor: &mut Cursor, field: &'static str) -> Result<(), ScanError> {
-    match cursor.peek() {
-        Some(b'f' | b'n') => boolean(cursor, field).map(drop),
-        _ => Err(ScanError::field(
-            cursor.at(),
-            field,
-            "must be false or left out: it is billed after its answer, where nothing meters it",
-        )),
-    }
-}
-
 /// How many prompts a list has; `None` where it is one, of token numbers.
 fn prompts(cursor: &mut Cursor) -> Result<Option<u64>, ScanError> {
     let (mut count, mut numbers) = (0, true);
@@ -307,7 +303,7 @@ fn model(fields: &mut Fields, cursor: &mut Cursor) -> Result<(), ScanError> {
     Ok(())
 }
 
-fn boolean(cursor: &mut Cursor, field: &'static str) -> Result<bool, ScanError> {
+pub(super) fn boolean(cursor: &mut Cursor, field: &'static str) -> Result<bool, ScanError> {
     match cursor.peek() {
         Some(b't') => cursor.literal(b"true").map(|()| true),
         Some(b'f') => cursor.literal(b"false").map(|()| false),

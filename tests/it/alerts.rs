@@ -269,8 +269,7 @@ async fn all_shares_passed_at_once_are_told() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(server.metric(sent).await, 2.0);
-    let log = server.stderr().join("\n");
-    assert!(log.contains("WARN alert budget_share: The budget of the key `test` is used up"));
+    logs(&server, &["WARN alert budget_share: The budget of the key `test` is used up"]).await;
 }
 
 #[tokio::test]
@@ -290,8 +289,7 @@ async fn what_a_receiver_did_not_take_is_sent_again() {
     );
     assert_eq!(payload["status"], 401);
     assert_eq!(payload["fingerprint"].as_str().map(str::len), Some(8));
-    let log = server.stderr().join("\n");
-    assert!(log.contains("was not taken by webhook 1 (127.0.0.1) (it answered 500)"), "{log}");
+    logs(&server, &["was not taken by webhook 1 (127.0.0.1) (it answered 500)"]).await;
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn ask(server: &Server, model: &str) -> reqwest::Response {
 #[tokio::test]
 async fn a_wait_for_money_ends_with_the_deadline() {
     let provider = provider();
-    let more = "attempts: { deadline: 300ms }\nadmission: { wait: 60s }\n";
+    let more = "attempts: { deadline: 2s }\nadmission: { wait: 60s }\n";
     let server = Server::start(&poor(&provider, more));
     // A stream that has begun: it runs as long as it likes.
     let gate = Gate::new();

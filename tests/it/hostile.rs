@@ -22,8 +22,8 @@ async fn unharmed(provider: &Provider, server: &Server) {
     }
     let log = server.stderr().join("\n");
     assert!(!log.contains("panicked"), "{log}");
-    assert_eq!(server.metric("tollbar_buffered_bytes").await, 0.0);
-    assert_eq!(server.metric("tollbar_inflight{").await, 0.0);
+    at_zero(server, "tollbar_buffered_bytes").await;
+    at_zero(server, "tollbar_inflight{").await;
 }
 
 /// Sends the bytes, and expects every answer to be a 4xx, until the server closes or (with
@@ -131,6 +131,20 @@ async fn a_connection_ends_with_a_body_that_breaks() {
             raw.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
             assert!(raw.rest().await.is_empty(), "{chunks}: the next request was served");
         }
+    }
+    // Where nobody reads the body, too, and where two would read another one.
+    for (line, chunks) in [
+        ("GET /healthz HTTP/1.1\r\ntransfer-encoding: chunked", "zz\r\n"),
+        ("POST /keys HTTP/1.1\r\ntransfer-encoding: chunked", "zz\r\n"),
+        ("GET /healthz HTTP/1.1\r\ntransfer-encoding: gzip, chunked", "0\r\n\r\n"),
+        ("GET /healthz HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
+    ] {
+        let mut raw = Raw::connect(server.admin).await;
+        raw.send(format!("{line}\r\nhost: x\r\n\r\n{chunks}").as_bytes()).await;
+        let (_, head, _) = raw.answer().await.unwrap();
+        assert!(head.contains("connection: close"), "{line}: {head}");
+        raw.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(raw.rest().await.is_empty(), "{line}: the next request was served");
     }
     unharmed(&provider, &server).await;
 }

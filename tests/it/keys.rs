@@ -549,7 +549,7 @@ async fn a_key_of_the_file_protects_no_other_of_its_id() {
     );
     std::fs::write(server.config_file(), file.replace("keys:\n", &more)).unwrap();
     assert_eq!(admin(&server, Method::POST, "/reload", json!({})).await.0, 200);
-    assert!(server.stderr().iter().any(|line| line.contains("`app`") && line.contains("two keys")));
+    logs(&server, &["`app`", "two keys"]).await;
     for key in [&*key, "tb-file"] {
         assert_eq!(call(&server, key, "gpt").await.0, 200);
     }
@@ -636,5 +636,5 @@ async fn twins_are_told_apart() {
         (409, "key_in_file")
     );
     let told = "`back` in the file is the key `gone`, which was made while running";
-    assert!(server.stderr().iter().any(|line| line.contains(told)), "{:?}", server.stderr());
+    logs(&server, &[told]).await;
 }

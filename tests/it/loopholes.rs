@@ -303,6 +303,8 @@ async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
         // A lax server takes these for true, too.
         ("/v1/responses", "gpt", "background", json!(1)),
         ("/v1/responses", "gpt", "background", json!("true")),
+        // A picture's, where there is none.
+        ("/v1/responses", "gpt", "background", json!("auto")),
         ("/v1/chat/completions", "gpt", "deferred", json!("true")),
         ("/v1/chat/completions", "gpt", "deferred", json!(true)),
         ("/v1/chat/completions", "gpt", "Deferred", json!(true)),
@@ -328,6 +330,11 @@ async fn what_would_bill_elsewhere_or_choose_by_itself_is_refused() {
         body[field] = value;
     }
     assert_eq!(post_to(server.url("/v1/chat/completions"), body).await.status(), 200);
+    for backdrop in ["transparent", "opaque", "auto"] {
+        let body = json!({"model": "gpt", "prompt": "a tree", "background": backdrop});
+        let answer = post_to(server.url("/v1/images/generations"), body).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    }
 }
 
 /// The pictures of a tool aren't in the answer's usage: nobody would know what was spent.

@@ -178,7 +178,7 @@ async fn what_can_be_metered_is_never_unmetered() {
     let of = |name: &str, dialect: &str, base: &str| {
         format!(
             "  {name}: {{ dialect: {dialect}, base_url: \"{}{base}\", passthrough: {{ \
-               unmetered: [\"/openai/*\", \"/base/*\", \"/v*\", \"/chat/*\", \"/models/*\"] }} }}\n",
+               unmetered: [\"/openai/*\", \"/base/*\", \"/v*\", \"/chat/*\", \"/models/*\", \"/deployments/*\"] }} }}\n",
             provider.base()
         )
     };
@@ -188,6 +188,8 @@ async fn what_can_be_metered_is_never_unmetered() {
         of("groq", "openai", "/openai/v1"),
         of("claude", "anthropic", "/base"),
         of("gemini", "gemini", "/v1beta")
+            + &of("azure", "openai", "")
+            + &of("below", "openai", "/openai")
     ));
     let asked = json!({"model": "no-price", "messages": [], "max_tokens": 1});
     for path in [
@@ -195,6 +197,10 @@ async fn what_can_be_metered_is_never_unmetered() {
         "groq/v1/chat/completions",
         "groq/openai/v1/chat/completions",
         "groq/openai/v1/chat/completions/",
+        "azure/openai/v1/chat/completions",
+        "azure/openai/deployments/no-price/chat/completions",
+        "below/deployments/no-price/chat/completions",
+        "below/openai/deployments/no-price/chat/completions",
         "claude/v1/messages",
         "claude/base/v1/messages",
         "gemini/models/no-price:generateContent",

@@ -392,8 +392,18 @@ async fn googles_word_for_a_bad_key_is_not_the_clients_error() {
         target("g"),
         target("h"),
     );
-    let bad = |body: &str| Script { body: Some(body.to_owned()), ..Script::status(400) };
-    for path in ["generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"] {
+    const SSE: &str = "streamGenerateContent?alt=sse";
+    for (path, kind) in [
+        ("generateContent", "application/json"),
+        (SSE, "application/json"),
+        (SSE, "text/event-stream"),
+        ("streamGenerateContent", "application/json"),
+    ] {
+        let bad = |body: &str| Script {
+            body: Some(body.to_owned()),
+            content_type: Some(kind.to_owned()),
+            ..Script::status(400)
+        };
         let server = Server::start(&config);
         let url = server.url(&format!("/v1beta/models/m:{path}"));
         let http = client();

@@ -108,8 +108,7 @@ async fn through(
     }
     let ready = client().get(server.admin_url("/readyz")).send().await.unwrap().status();
     assert_eq!(ready, if on_failure == "closed" { 503 } else { 200 });
-    let log = server.stderr().join("\n");
-    assert!(log.contains(said), "`{said}` is missing: {log}");
+    logs(server, &[said]).await;
     assert_eq!(client().get(server.url("/healthz")).send().await.unwrap().status(), 200);
     mend();
     healthy(server, 1.0).await;

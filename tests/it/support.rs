@@ -461,6 +461,24 @@ pub async fn row(server: &Server, request_id: &str) -> serde_json::Value {
     rows(server, request_id).await.swap_remove(0)
 }
 
+/// Waits until the log has a line with all of that: a thread of its own writes it.
+pub async fn logs(server: &Server, parts: &[&str]) {
+    let has = || server.stderr().iter().any(|line| parts.iter().all(|part| line.contains(part)));
+    let until = Instant::now() + Duration::from_secs(10);
+    while !has() {
+        assert!(Instant::now() < until, "no {parts:?} in {:?}", server.stderr());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until a metric is 0: a request ends a moment after its answer.
+pub async fn at_zero(server: &Server, metric: &str) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while server.metric(metric).await != 0.0 {
+        assert!(Instant::now() < until, "{metric} is not 0");
+    }
+}
+
 /// Waits until `done`, up to `within`; panics past it.
 pub async fn eventually(within: Duration, done: impl Fn() -> bool) {
     let until = Instant::now() + within;

@@ -62,6 +62,8 @@ fn what_is_asked_for_is_found_in_every_dialect() {
         part(json!({"type": "document", "source": {"type": "url", "url": "https://example.com"}})),
         part(json!({"type": "document", "source": {"type": "text", "data": "x"},
             "citations": {"enabled": true}})),
+        part(json!({"type": "document", "source": {"type": "text", "data": "x", "image": 0}})),
+        part(json!({"type": "document", "source": {"type": "text", "data": "x"}, "image": 0})),
         part(json!({"type": "document", "source": {"type": "content", "content": [
             {"type": "document", "source": {"type": "file"}}]}})),
         part(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,A"}})),
