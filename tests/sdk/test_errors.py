@@ -247,7 +247,7 @@ def test_a_provider_that_hangs_up(app, provider):
     # Each target is asked once: it may have worked on what it was sent, and would bill it twice.
     models = [app.upstream("twice").replace("twice", n) for n in ("one", "two")]
     for model in models:
-        provider.always(model, cut="headers", delay_ms=300)
+        provider.always(model, cut="headers", delay_ms=700)
     with pytest.raises(app.sdk.InternalServerError):
         app(max_retries=0).ask(app.name("twice"))
     assert sorted(call.json["model"] for call in provider.calls) == models
