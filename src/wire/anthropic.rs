@@ -19,14 +19,14 @@ pub const MEMBERS: &[&str] = &["usage", "error", "type"];
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Input neither read from nor written to the cache.
-    uncached: Option<u64>,
-    read: Option<u64>,
-    written: Option<u64>,
-    written_5m: Option<u64>,
-    written_1h: Option<u64>,
-    output: Option<u64>,
-    thinking: Option<u64>,
-    searches: Option<u64>,
+    pub(super) uncached: Option<u64>,
+    pub(super) read: Option<u64>,
+    pub(super) written: Option<u64>,
+    pub(super) written_5m: Option<u64>,
+    pub(super) written_1h: Option<u64>,
+    pub(super) output: Option<u64>,
+    pub(super) thinking: Option<u64>,
+    pub(super) searches: Option<u64>,
 }
 
 /// The numbers that an object gives for each iteration, too.
@@ -120,7 +120,7 @@ impl Counts {
     /// from one part of the input to another; but where it makes the whole of it smaller, its zeros
     /// say nothing, as of gateways that have written them for what they leave out
     /// (envoyproxy/ai-gateway #1631).
-    fn replaced_by(self, later: Counts) -> Counts {
+    pub(super) fn replaced_by(self, later: Counts) -> Counts {
         let named = self.with(later, |before, later| later.or(before));
         if named.input() >= self.input() {
             return named;
@@ -162,7 +162,7 @@ impl Counts {
         if only { self.written() } else { self.written_1h.min(self.written()) }
     }
 
-    fn usage(self) -> Usage {
+    pub(super) fn usage(self) -> Usage {
         let written = self.written();
         let beside = |uncached: u64| {
             uncached.saturating_add(self.read.unwrap_or(0)).saturating_add(written.unwrap_or(0))

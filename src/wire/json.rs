@@ -85,7 +85,7 @@ impl<'a> Cursor<'a> {
 
     /// Takes `byte`, which must be next.
     #[inline]
-    pub fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), ScanError> {
+    pub fn require(&mut self, byte: u8, what: &'static str) -> Result<(), ScanError> {
         if self.take(byte) { Ok(()) } else { Err(ScanError::syntax(self.at, what)) }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Cursor<'a> {
     fn odd_string(&mut self) -> Result<Text<'a>, ScanError> {
         let from = self.at;
         let mut escaped = false;
-        self.expect(b'"', "a string was expected")?;
+        self.require(b'"', "a string was expected")?;
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
             self.at += runs::plain(rest);
@@ -222,7 +222,7 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn colon(&mut self) -> Result<(), ScanError> {
         self.space();
-        self.expect(b':', "a ':' was expected")?;
+        self.require(b':', "a ':' was expected")?;
         self.space();
         Ok(())
     }
@@ -326,7 +326,7 @@ impl<'a> Cursor<'a> {
         mut member: impl FnMut(&mut Cursor<'a>, &Text<'a>) -> Result<(), ScanError>,
     ) -> Result<ObjectAt, ScanError> {
         let from = self.at;
-        self.expect(b'{', "a JSON object was expected")?;
+        self.require(b'{', "a JSON object was expected")?;
         let start = self.at;
         self.space();
         let empty = self.take(b'}');
@@ -338,7 +338,7 @@ impl<'a> Cursor<'a> {
             self.space();
             more = self.take(b',');
             if !more {
-                self.expect(b'}', "',' or '}' was expected")?;
+                self.require(b'}', "',' or '}' was expected")?;
             }
         }
         self.depth -= 1;
@@ -350,7 +350,7 @@ impl<'a> Cursor<'a> {
         &mut self,
         mut member: impl FnMut(&mut Cursor<'a>, &[u8]) -> Result<(), ScanError>,
     ) -> Result<(), ScanError> {
-        self.expect(b'{', "a JSON object was expected")?;
+        self.require(b'{', "a JSON object was expected")?;
         self.depth += 1;
         self.space();
         let mut more = !self.take(b'}');
@@ -367,7 +367,7 @@ impl<'a> Cursor<'a> {
             self.space();
             more = self.take(b',');
             if !more {
-                self.expect(b'}', "',' or '}' was expected")?;
+                self.require(b'}', "',' or '}' was expected")?;
             }
         }
         self.depth -= 1;
@@ -379,7 +379,7 @@ impl<'a> Cursor<'a> {
         &mut self,
         mut element: impl FnMut(&mut Cursor<'a>) -> Result<(), ScanError>,
     ) -> Result<(), ScanError> {
-        self.expect(b'[', "a JSON array was expected")?;
+        self.require(b'[', "a JSON array was expected")?;
         self.space();
         if self.take(b']') {
             return Ok(());
@@ -391,7 +391,7 @@ impl<'a> Cursor<'a> {
             self.space();
             if !self.take(b',') {
                 self.depth -= 1;
-                return self.expect(b']', "',' or ']' was expected");
+                return self.require(b']', "',' or ']' was expected");
             }
         }
     }

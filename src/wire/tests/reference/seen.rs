@@ -2,7 +2,7 @@
 
 use crate::units::Usage;
 
-use super::anthropic::Counts;
+use crate::wire::anthropic::Counts;
 use crate::wire::seen::{End, Failure, Report};
 
 /// What a dialect has read so far.
